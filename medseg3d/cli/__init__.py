@@ -1,0 +1,43 @@
+"""The ``medseg3d`` command.
+
+One file a command group. Modules here import only the standard library, typer and rich at the top: what a command
+needs is imported inside it, so that ``--help`` answers in well under a second.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from medseg3d.cli import datalist, phantom
+from medseg3d.errors import MedsegError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="medseg3d",
+    help="Segment CT and MRI volumes with MONAI bundles: check data, train, evaluate, export.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("phantom")(phantom.phantom)
+app.add_typer(datalist.app, name="datalist")
+
+
+def main() -> None:
+    """Run the command line; a ``MedsegError`` becomes one message and an exit status."""
+    try:
+        app()
+    except MedsegError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_escape(str(error))}")
+        sys.exit(error.exit_status)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
