@@ -1,0 +1,175 @@
+"""Folds for cross-validation: no patient in two of them, and each with its share of every label."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from medseg3d.datalist.model import Case, DataList, shorten
+from medseg3d.errors import DataListError, UsageError
+
+__all__ = ["check_folds", "split"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """All cases of one patient, which stay together."""
+
+    name: str
+    cases: tuple[str, ...]
+    labels: Mapping[int, int]  # label id -> in how many of the cases it occurs
+
+
+def split(
+    datalist: DataList,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    presence: Mapping[str, frozenset[int]] | None = None,
+    contents: Mapping[str, tuple[str, ...]] | None = None,
+    replace_existing: bool = False,
+) -> DataList:
+    """Give every training case the fold in which it is held out.
+
+    Cases of one patient share a fold. Patients with the rarest labels are placed first, each where its labels are
+    most wanted. The result depends on names and ``seed``, not on the order of the cases or on the machine. No fold is
+    empty, and the sizes of two folds differ by at most the number of cases of the largest patient: by at most one
+    where each patient has one case.
+
+    Args:
+        datalist: The list to split; its testing cases are left alone.
+        folds: How many folds, at least 2.
+        seed: Another seed gives other folds.
+        presence: The label ids that occur in each case's label map. Without it, only sizes are balanced: nothing is
+            read here.
+        contents: Hashes of the images of each case, so that the same image under two patients is found. Without it,
+            paths are compared.
+        replace_existing: Make new folds where the list has some.
+
+    Raises:
+        UsageError: fewer than 2 folds.
+        DataListError: fewer patients than folds, folds that exist already or share a patient, one image that is
+            listed under two patients, or a case that ``presence`` or ``contents`` lacks.
+    """
+    if folds < 2:
+        raise UsageError(f"{folds} folds were asked for: a split needs at least 2.")
+    if datalist.folds and not replace_existing:
+        _refuse_existing(datalist)
+    _refuse_shared_images(datalist, _image_keys(datalist, contents))
+    patients = _patients(datalist, presence)
+    if len(patients) < folds:
+        raise DataListError(
+            f"{datalist.path}: {len(patients)} patients cannot be split into {folds} folds, because one patient's "
+            f"cases stay together: ask for at most {max(len(patients), 2)} folds."
+        )
+    fold_of = _assign(patients, folds=folds, seed=seed)
+    training = tuple(replace(case, fold=fold_of[case.patient]) for case in datalist.training)
+    return replace(datalist, training=training)
+
+
+def check_folds(datalist: DataList) -> None:
+    """Refuse folds that share a patient: the model would be validated on patients that it was trained on.
+
+    Raises:
+        DataListError: names the patients and their folds.
+    """
+    folds_of: dict[str, set[int]] = defaultdict(set)
+    for case in datalist.training:
+        if case.fold is not None:
+            folds_of[case.patient].add(case.fold)
+    shared = {patient: sorted(folds) for patient, folds in folds_of.items() if len(folds) > 1}
+    if shared:
+        named = [f"{patient} in folds {', '.join(map(str, folds))}" for patient, folds in sorted(shared.items())]
+        raise DataListError(
+            f"{datalist.path}: {len(shared)} patients are in more than one fold ({shorten(named)}), so that validation "
+            "would see patients of the training. Make new folds with `medseg3d datalist split --replace`."
+        )
+
+
+def _refuse_existing(datalist: DataList) -> None:
+    check_folds(datalist)
+    raise DataListError(
+        f"{datalist.path} is split already, into the folds {', '.join(map(str, datalist.folds))}: "
+        "use it as it is, or pass --replace to make new folds."
+    )
+
+
+def _image_keys(datalist: DataList, contents: Mapping[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]]:
+    if contents is None:
+        return {case.case: tuple(map(str, case.image)) for case in datalist.training}
+    return {case.case: _looked_up(contents, case, "contents") for case in datalist.training}
+
+
+def _refuse_shared_images(datalist: DataList, keys: Mapping[str, tuple[str, ...]]) -> None:
+    first: dict[str, Case] = {}
+    for case in datalist.training:
+        for key in keys[case.case]:
+            other = first.setdefault(key, case)
+            if other.patient != case.patient:
+                raise DataListError(
+                    f"{datalist.path}: the cases {other.case} (patient {other.patient}) and {case.case} (patient "
+                    f"{case.patient}) have the same image, so that folds could share it: remove one of them, or give "
+                    "both the same patient."
+                )
+
+
+def _patients(datalist: DataList, presence: Mapping[str, frozenset[int]] | None) -> list[_Patient]:
+    grouped: dict[str, list[Case]] = defaultdict(list)
+    for case in datalist.training:
+        grouped[case.patient].append(case)
+    return [
+        _Patient(
+            name=name,
+            cases=tuple(case.case for case in cases),
+            labels=Counter(i for case in cases for i in (_looked_up(presence, case, "presence") if presence else ())),
+        )
+        for name, cases in sorted(grouped.items())
+    ]
+
+
+def _looked_up(known: Mapping[str, T], case: Case, what: str) -> T:
+    if case.case not in known:
+        raise DataListError(f"Case {case.case} is not in {what}: give it for every training case, or leave it out.")
+    return known[case.case]
+
+
+def _assign(patients: Sequence[_Patient], *, folds: int, seed: int) -> dict[str, int]:
+    totals: Counter[int] = Counter()
+    for patient in patients:
+        totals.update(patient.labels)
+    all_cases = sum(len(patient.cases) for patient in patients)
+    largest = max(len(patient.cases) for patient in patients)
+    sizes = [0] * folds
+    loads: list[Counter[int]] = [Counter() for _ in range(folds)]
+    fold_of: dict[str, int] = {}
+
+    for patient in _rarest_first(patients, totals, seed):
+        # Keeps the bound on sizes; the smallest fold is always allowed.
+        allowed = [f for f in range(folds) if sizes[f] + len(patient.cases) <= min(sizes) + largest]
+        _, chosen = min((_crowding(patient, sizes[f] / all_cases**2, loads[f], totals), f) for f in allowed)
+        fold_of[patient.name] = chosen
+        sizes[chosen] += len(patient.cases)
+        loads[chosen].update(patient.labels)
+    return fold_of
+
+
+def _crowding(patient: _Patient, size: float, load: Mapping[int, int], totals: Mapping[int, int]) -> float:
+    """How much a fold already has of what ``patient`` brings; the least crowded fold gets the patient."""
+    labels = sum(n * load[label] / totals[label] ** 2 for label, n in sorted(patient.labels.items()))
+    return labels + len(patient.cases) * size
+
+
+def _rarest_first(patients: Sequence[_Patient], totals: Mapping[int, int], seed: int) -> list[_Patient]:
+    """Patients with rare labels and many cases first, while there is still a choice; the seed breaks ties."""
+    labels = sorted(totals, key=lambda label: (totals[label], label))
+
+    def key(patient: _Patient) -> tuple[tuple[int, ...], int, str]:
+        draw = hashlib.sha256(f"{seed}:{patient.name}".encode()).hexdigest()
+        return tuple(-patient.labels.get(label, 0) for label in labels), -len(patient.cases), draw
+
+    return sorted(patients, key=key)
