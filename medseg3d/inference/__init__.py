@@ -1,1 +1,24 @@
+"""From images to masks: find cases, predict by sliding window, go back to the image's own grid, correct, write."""
 
+from __future__ import annotations
+
+from medseg3d.inference.cases import find_cases
+from medseg3d.inference.grid import ToImageGridd
+from medseg3d.inference.postprocess import FillHolesd, KeepLargestComponentd, RemoveSmallComponentsd
+from medseg3d.inference.report import CaseResult, SegmentReport
+from medseg3d.inference.segmenter import Segmenter
+from medseg3d.inference.sliding import SlidingWindow
+from medseg3d.inference.weights import load_weights
+
+__all__ = [
+    "CaseResult",
+    "FillHolesd",
+    "KeepLargestComponentd",
+    "RemoveSmallComponentsd",
+    "SegmentReport",
+    "Segmenter",
+    "SlidingWindow",
+    "ToImageGridd",
+    "find_cases",
+    "load_weights",
+]

@@ -1,0 +1,208 @@
+"""Find the cases to segment, and look at an image's header before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+
+from medseg3d.errors import CaseError, GeometryError
+from medseg3d.geometry import Affine, check_affine, grid_distance_mm
+from medseg3d.volume import GRID_TOLERANCE_MM, SUFFIXES, case_name, read_geometry
+
+__all__ = ["ImageHeader", "find_cases", "read_case_header", "read_header"]
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+# nnU-Net's spelling of one file a channel: CASE_0000.nii.gz, CASE_0001.nii.gz.
+CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """Grid of an image file, read without its voxels.
+
+    Attributes:
+        path: the file.
+        shape: voxels along the three spatial axes.
+        channels: values a voxel.
+        affine_ras: voxel indices to mm, RAS+.
+        nifti: the NIfTI header, for what an affine does not say; None for other formats.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    channels: int
+    affine_ras: Affine
+    nifti: Any = None
+
+
+def find_cases(path: str | Path) -> list[dict[str, Any]]:
+    """The cases at ``path``: dicts of ``case`` (a name), ``image`` (a path or one a channel) and, if known, ``label``.
+
+    ``path`` is an image (.nii, .nii.gz, .nrrd, .mha, .mhd); a folder of them, not searched deeper, in which nnU-Net's
+    ``_0000``, ``_0001``, … are the channels of one case; or a data list (.json), of which the testing cases are taken
+    and, where it has none, the training cases.
+
+    Raises:
+        CaseError: nothing there, no image in it, two images with one case name, or a channel file missing.
+        DataListError: the data list is malformed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CaseError(f"{path}: no such file or folder. Give an image, a folder of images, or a data list (.json).")
+    if path.is_dir():
+        return _cases_of_folder(path)
+    if path.suffix.lower() == ".json":
+        return _cases_of_datalist(path)
+    if not _is_image(path):
+        raise CaseError(f"{path}: not an image that can be read ({', '.join(SUFFIXES)}). {_dicom_hint(path)}".strip())
+    return [{"case": case_name(path), "image": str(path)}]
+
+
+def read_case_header(paths: Sequence[str | Path]) -> ImageHeader:
+    """The header of a case of one file, or of one file a channel, which must then share a grid.
+
+    Raises:
+        CaseError: a file is missing or damaged.
+        GeometryError: not a volume, an impossible affine, or channels on different grids.
+    """
+    first, *others = (read_header(path) for path in paths)
+    for other in others:
+        _check_same_grid(first, other)
+    if others and (multiple := next((h for h in (first, *others) if h.channels > 1), None)):
+        raise CaseError(
+            f"{multiple.path.name} has {multiple.channels} channels itself; give one file, or one file a channel."
+        )
+    return ImageHeader(first.path, first.shape, first.channels + len(others), first.affine_ras, first.nifti)
+
+
+def read_header(path: str | Path) -> ImageHeader:
+    """The header of one image file.
+
+    Raises:
+        CaseError: the file is missing or damaged.
+        GeometryError: not a volume, or an impossible affine.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CaseError(f"{path}: no such file.")
+    header = _read_nifti(path) if path.name.lower().endswith(NIFTI_SUFFIXES) else _read_itk(path)
+    if min(header.shape) < 2:
+        raise GeometryError(f"{path.name}: {'×'.join(map(str, header.shape))} voxels are one slice, not a volume.")
+    return header
+
+
+def _cases_of_folder(folder: Path) -> list[dict[str, Any]]:
+    files = sorted(p for p in folder.iterdir() if p.is_file() and _is_image(p))
+    if not files:
+        raise CaseError(_nothing_in(folder))
+    groups: dict[str, list[Path]] = {}
+    channel_cases = {m["case"] for p in files if (m := CHANNEL.fullmatch(case_name(p))) and int(m["channel"]) == 0}
+    for path in files:
+        match = CHANNEL.fullmatch(case_name(path))
+        case = match["case"] if match and match["case"] in channel_cases else case_name(path)
+        groups.setdefault(case, []).append(path)
+    return [
+        {"case": case, "image": _checked_group(case, paths, case in channel_cases)} for case, paths in groups.items()
+    ]
+
+
+def _checked_group(case: str, paths: list[Path], channels: bool) -> str | list[str]:
+    if not channels:
+        if len(paths) > 1:
+            raise CaseError(f"{' and '.join(p.name for p in paths)} would both be case {case!r}: rename or remove one.")
+        return str(paths[0])
+    expected = [f"{case}_{i:04d}" for i in range(len(paths))]
+    found = [case_name(p) for p in paths]
+    if found != expected:
+        missing = sorted(set(expected) - set(found)) or expected
+        raise CaseError(f"Case {case!r}: the files {', '.join(p.name for p in paths)} are not one a channel; "
+                        f"{missing[0]} is missing or double.")  # fmt: skip
+    return [str(p) for p in paths] if len(paths) > 1 else str(paths[0])
+
+
+def _cases_of_datalist(path: Path) -> list[dict[str, Any]]:
+    from medseg3d.datalist import read_datalist
+
+    datalist = read_datalist(path)
+    entries = datalist.testing or datalist.training
+    if not entries:
+        raise CaseError(f"{path}: the data list has no cases.")
+    return [_case_of_entry(entry) for entry in entries]
+
+
+def _case_of_entry(entry: Any) -> dict[str, Any]:
+    images = [str(p) for p in entry.image]
+    case: dict[str, Any] = {"case": entry.case, "image": images if len(images) > 1 else images[0]}
+    if entry.label is not None:
+        case["label"] = str(entry.label)
+    return case
+
+
+def _is_image(path: Path) -> bool:
+    # A leading dot: macOS's ._ twins of files, and half-written outputs.
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+
+
+def _nothing_in(folder: Path) -> str:
+    message = f"{folder}: no image ({', '.join(SUFFIXES)}) in this folder."
+    deeper = next((p for p in sorted(folder.glob("*/*")) if _is_image(p)), None)
+    if deeper is not None:
+        return f"{message} Subfolders are not searched, {deeper.parent.name}/ has some: give that, or a data list."
+    hint = next((h for p in sorted(folder.iterdir())[:10] if (h := _dicom_hint(p))), "")
+    return f"{message} {hint}".strip()
+
+
+def _dicom_hint(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        magic = file.read(132)[128:]
+    return "These are DICOM files: convert the series to NIfTI first." if magic == b"DICM" else ""
+
+
+def _read_nifti(path: Path) -> ImageHeader:
+    try:
+        image = nibabel.load(path)
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
+        raise CaseError(f"{path.name}: not a NIfTI file, or damaged ({error}).") from error
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise CaseError(f"{path.name}: cannot be read ({error}).") from error
+    shape, channels = _volume_shape(path, image.shape)
+    return ImageHeader(path, shape, channels, _checked_affine(path, image.affine), image.header.copy())
+
+
+def _volume_shape(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
+    trailing = [n for n in shape[3:] if n != 1]  # time, then vector components
+    if len(shape) < 3 or len(trailing) > 1:
+        raise GeometryError(f"{path.name}: {len(shape)} dimensions ({'×'.join(map(str, shape))}); a volume has 3, "
+                            "and a fourth for channels.")  # fmt: skip
+    return (int(shape[0]), int(shape[1]), int(shape[2])), int(trailing[0]) if trailing else 1
+
+
+def _read_itk(path: Path) -> ImageHeader:
+    (i, j, k), affine_ras = read_geometry(path)
+    return ImageHeader(path, (i, j, k), 1, affine_ras)
+
+
+def _checked_affine(path: Path, affine: Affine) -> Affine:
+    try:
+        return check_affine(affine)
+    except GeometryError as error:
+        raise GeometryError(f"{path.name}: {error}") from error
+
+
+def _check_same_grid(first: ImageHeader, other: ImageHeader) -> None:
+    if first.shape != other.shape:
+        raise GeometryError(f"{first.path.name} has {'×'.join(map(str, first.shape))} voxels, {other.path.name} "
+                            f"{'×'.join(map(str, other.shape))}: the channels of a case share one grid.")  # fmt: skip
+    distance_mm = grid_distance_mm(first.affine_ras, other.affine_ras, first.shape)
+    if distance_mm > GRID_TOLERANCE_MM:
+        raise GeometryError(f"{first.path.name} and {other.path.name} place the same voxel {distance_mm:.2f} mm apart: "
+                            "the channels of a case share one grid. Resample one to the other.")  # fmt: skip

@@ -1,0 +1,87 @@
+"""Load a bundle's weights, all of them or none."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medseg3d.errors import CheckpointError
+
+__all__ = ["file_sha256", "load_weights"]
+
+# Where training checkpoints keep the network's state dict; a bundle's models/model.pt is the state dict itself.
+STATE_KEYS = ("network", "model", "state_dict")
+# A message names this many keys of each kind; more would hide the reason.
+NAMED_KEYS = 3
+
+
+def load_weights(network: torch.nn.Module, path: str | Path) -> str:
+    """Load a state dict, or a training checkpoint with one, into ``network``; every key and shape must fit.
+
+    Returns:
+        The file's SHA-256 in hexadecimal, by which results name their weights.
+
+    Raises:
+        CheckpointError: no such file, not readable without unpickling code, or of another network.
+    """
+    path = Path(path)
+    state = _read_state(path)
+    wanted = network.state_dict()
+    problems = [*_key_problems(wanted, state), *_shape_problems(wanted, state)]
+    if problems:
+        raise CheckpointError(f"{path}: these weights are of another network: {'; '.join(problems)}. "
+                              "Compare network_def with the one that was trained.")  # fmt: skip
+    network.load_state_dict(state, strict=True)
+    return file_sha256(path)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no weights there. Train the bundle, or name a file with --weights.")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: holds more than tensors, or is damaged; it is not loaded because unpickling it "
+                              "could run code. Save the network's state_dict alone.") from error  # fmt: skip
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a weights file, or damaged ({_first_line(error)}).") from error
+    for key in STATE_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise CheckpointError(f"{path}: no state dict of a network in it.")
+    return content
+
+
+def _key_problems(wanted: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
+    missing = [key for key in wanted if key not in state]
+    unknown = [key for key in state if key not in wanted]
+    return [
+        f"{len(keys)} of {len(total)} keys {what} ({', '.join(keys[:NAMED_KEYS] + ['…'] * (len(keys) > NAMED_KEYS))})"
+        for keys, total, what in ((missing, wanted, "missing"), (unknown, state, "unknown to the network"))
+        if keys
+    ]
+
+
+def _shape_problems(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
+    return [
+        f"{key} is {tuple(state[key].shape)} in the file and {tuple(tensor.shape)} in the network"
+        for key, tensor in wanted.items()
+        if key in state and state[key].shape != tensor.shape
+    ][:NAMED_KEYS]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
