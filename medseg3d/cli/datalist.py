@@ -2,13 +2,283 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from medseg3d.datalist.check import CheckReport
+    from medseg3d.datalist.model import DataList
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Make, check and split the list of a data set's cases.", no_args_is_help=True)
 
+SHOWN_A_KIND = 5
+"""Findings of one kind that the table shows; the JSON report has all of them."""
 
-@app.callback()
-def _group() -> None:
-    """Keeps ``split`` a command of its own."""
+_COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+_Workers = Annotated[int, typer.Option(min=0, help="Cases read at once; 0 takes one a CPU core.")]
+_Output = Annotated[Path, typer.Option("--output", "-o", help="The data list to write.", show_default=False)]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+
+
+@app.command()
+def build(
+    folder: Annotated[Path, typer.Argument(help="The folder of the data set.", show_default=False)],
+    output: _Output,
+    name: Annotated[str, typer.Option(help="Name of the data set; the folder's by default.")] = "",
+    modality: Annotated[str, typer.Option(help="CT, MRI, PET, …")] = "",
+    labels: Annotated[str, typer.Option(help="Names and ids (liver=1,spleen=2), or a YAML file of them.")] = "",
+    channels: Annotated[str, typer.Option(help="Names of the channels in order, as the files end: ct,pet.")] = "",
+    patient_regex: Annotated[str, typer.Option(help="Finds the patient in the name of a case: '^(P[0-9]+)_'.")] = "",
+    unlabelled_to_testing: Annotated[
+        bool, typer.Option("--unlabelled-to-testing", help="Keep images without a label, for testing.")
+    ] = False,
+    workers: _Workers = 0,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Make a data list from a folder of images and label maps.
+
+    Understood are MSD and nnU-Net (with or without dataset.json), images/
+    beside labels/ or masks/, and a folder a case. Images and labels are
+    matched by name; what has no partner is named and refused.
+
+    [bold]Examples[/]
+
+      medseg3d datalist build Task09_Spleen -o spleen.json
+
+      medseg3d datalist build study -o study.json --modality CT --labels liver=1,spleen=2 --patient-regex '^(P[0-9]+)_'
+
+      medseg3d datalist build brats -o brats.json --modality MRI --channels flair,t1,t1ce,t2 --labels brats.yaml
+    """
+    from medseg3d.datalist.build import build_datalist, parse_labels
+    from medseg3d.datalist.model import write_datalist
+
+    console = _console()
+    _refuse_existing(output, overwrite)
+    with _progress(console, "Reading label maps") as progress:
+        built = build_datalist(
+            folder,
+            path=output,
+            name=name,
+            modality=modality,
+            labels=parse_labels(labels) if labels else None,
+            channels=[channel.strip() for channel in channels.split(",")] if channels else (),
+            patient_regex=patient_regex,
+            unlabelled_to_testing=unlabelled_to_testing,
+            workers=workers or None,
+            progress=progress,
+        )
+    write_datalist(built.datalist, output)
+    for warning in built.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    console.print(f"Wrote {escape(str(output))}: {escape(_described(built.datalist))}.")
+    console.print(f"Next: medseg3d datalist check {escape(str(output))}")
+
+
+@app.command()
+def check(
+    datalist: Annotated[Path, typer.Argument(help="A data list, or MSD's or nnU-Net's dataset.json.")],
+    json_file: Annotated[str, typer.Option("--json", help="Write the whole report here; - is the terminal.")] = "",
+    workers: _Workers = 0,
+) -> None:
+    """Open every case and report what training or evaluation would get wrong.
+
+    Images, channels and label maps are compared in shape and in millimetres,
+    label values with the list, and contents with each other. Ends with
+    status 1 where there is an error, and with 0 otherwise.
+
+    [bold]Examples[/]
+
+      medseg3d datalist check Task09_Spleen/dataset.json
+
+      medseg3d datalist check study.json --json report.json
+    """
+    from medseg3d.datalist.check import check_datalist
+    from medseg3d.datalist.model import absolute, write_json
+    from medseg3d.datalist.reading import read_datalist
+
+    console = _console(stderr=json_file == "-")
+    listed = read_datalist(datalist)
+    with _progress(console, "Checking cases") as progress:
+        report = check_datalist(listed, workers=workers or None, progress=progress)
+    if json_file == "-":
+        typer.echo(json.dumps(report.to_json(), indent=1, allow_nan=False))
+    elif json_file:
+        write_json(report.to_json(), absolute(json_file))
+    _print_report(report, console, json_file)
+    if not report.ok:
+        console.print(
+            f"[bold red]{_count(report.count('error'), 'error')}:[/] correct the data or the list, check again."
+        )
+        raise typer.Exit(1)
+    done = f"No errors in {_count(len(report.cases), 'case')}."
+    command = "plan" if listed.folds or not listed.training else "datalist split"
+    output = "" if command == "plan" else " -o datalist.json"
+    console.print(f"[green]{done}[/] Next: medseg3d {command} {escape(str(datalist))}{output}")
+
+
+@app.command()
+def split(
+    datalist: Annotated[Path, typer.Argument(help="A data list, or MSD's or nnU-Net's dataset.json.")],
+    output: _Output,
+    folds: Annotated[int, typer.Option(help="How many folds, at least 2.")] = 5,
+    seed: Annotated[int, typer.Option(help="Another seed gives other folds.")] = 0,
+    replace: Annotated[bool, typer.Option("--replace", help="Make new folds where the list has some.")] = False,
+    workers: _Workers = 0,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Give every training case a fold for cross-validation.
+
+    Cases of one patient share a fold, and every label is spread over the
+    folds as evenly as that allows. One image under two patients is refused.
+    The folds depend on names, labels and seed, not on the order of the list.
+
+    [bold]Examples[/]
+
+      medseg3d datalist split Task09_Spleen/dataset.json -o spleen.json
+
+      medseg3d datalist split study.json -o study_3fold.json --folds 3 --seed 1
+    """
+    from medseg3d.datalist import folds as folding
+    from medseg3d.datalist.check import inspect_cases
+    from medseg3d.datalist.model import write_datalist
+    from medseg3d.datalist.reading import read_datalist
+
+    console = _console()
+    _refuse_existing(output, overwrite)
+    listed = read_datalist(datalist)
+    folding.check_can_split(listed, folds=folds, replace_existing=replace)
+    with _progress(console, "Reading cases") as progress:
+        facts = [facts for facts, _ in inspect_cases(listed, workers=workers or None, progress=progress)]
+    _refuse_unread(datalist, [f.case for f in facts if f.part == "training" and (f.voxels is None or f.shape is None)])
+    presence = {f.case: f.presence for f in facts}
+    contents = {f.case: f.contents for f in facts}
+    done = folding.split(listed, folds=folds, seed=seed, presence=presence, contents=contents, replace_existing=replace)
+    write_datalist(done, output)
+    console.print(_fold_table(done, presence))
+    console.print(f"Wrote {escape(str(output))}: {folds} folds of {_count(len(done.training), 'case')}, seed {seed}.")
+    console.print(f"Next: medseg3d plan {escape(str(output))}")
+
+
+# Parts ---------------------------------------------------------------------------------------------------------------
+
+
+def _console(*, stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def _refuse_existing(output: Path, overwrite: bool) -> None:
+    from medseg3d.errors import UsageError
+
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists already: choose another name, or pass --overwrite.")
+
+
+def _refuse_unread(datalist: Path, cases: list[str]) -> None:
+    from medseg3d.datalist.model import shorten
+    from medseg3d.errors import DataListError
+
+    if cases:
+        raise DataListError(
+            f"{len(cases)} cases cannot be read ({shorten(cases)}): `medseg3d datalist check {datalist}` says why."
+        )
+
+
+@contextmanager
+def _progress(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar in a terminal, and a line for every tenth of the work in a log file."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(description, total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+            if not console.is_terminal and (done * 10 // total > (done - 1) * 10 // total):
+                console.print(f"{description}: {done}/{total}")
+
+        yield show
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _described(datalist: DataList) -> str:
+    patients = len({case.patient for case in datalist.training})
+    parts = [
+        f"{_count(len(datalist.training), 'training case')} of {_count(patients, 'patient')}",
+        f"{len(datalist.testing)} for testing",
+        f"labels {', '.join(f'{name} = {label_id}' for name, label_id in datalist.labels.items())}",
+    ]
+    if len(datalist.channels) > 1:
+        parts.append(f"channels {', '.join(datalist.channels)}")
+    return "; ".join(parts)
+
+
+def _print_report(report: CheckReport, console: Console, json_file: str) -> None:
+    if report.findings:
+        console.print(_finding_table(report))
+    if any(count > SHOWN_A_KIND for count in _kinds(report).values()) and not json_file:
+        console.print("Some findings are not shown: --json FILE writes all of them.")
+    console.print(_summary_table(report))
+    console.print(_label_table(report))
+
+
+def _kinds(report: CheckReport) -> Counter[tuple[str, str]]:
+    return Counter((finding.severity, finding.code) for finding in report.findings)
+
+
+def _finding_table(report: CheckReport) -> Table:
+    table = Table("severity", "case", "kind", "finding", title="Findings", title_justify="left")
+    shown: Counter[tuple[str, str]] = Counter()
+    for finding in report.findings:
+        kind = (finding.severity, finding.code)
+        shown[kind] += 1
+        if shown[kind] <= SHOWN_A_KIND:
+            severity = f"[{_COLOURS[finding.severity]}]{finding.severity}[/]"
+            table.add_row(severity, escape(finding.case) or "(list)", finding.code, escape(finding.message))
+    for (severity, code), count in _kinds(report).items():
+        if count > SHOWN_A_KIND:
+            table.add_row(severity, f"{count - SHOWN_A_KIND} more", code, "")
+    return table
+
+
+def _summary_table(report: CheckReport) -> Table:
+    table = Table(
+        "", "min", "median", "max", title=f"Grid of {_count(len(report.cases), 'case')}", title_justify="left"
+    )
+    for name, values in report.ranges().items():
+        numbers = (" × ".join(f"{number:g}" for number in values[key]) for key in ("min", "median", "max"))
+        table.add_row(name.replace("_", " "), *numbers)
+    orientations = ", ".join(f"{axes} {count}" for axes, count in report.orientations().items())
+    table.caption, table.caption_justify = f"orientation: {orientations or 'none read'}", "left"
+    return table
+
+
+def _label_table(report: CheckReport) -> Table:
+    table = Table("label", "id", "cases", "voxels", title="Labels", title_justify="left")
+    for name, label_id in report.datalist.labels.items():
+        voxels = f"{report.label_voxels(label_id):,}"
+        table.add_row(escape(name), str(label_id), str(report.label_cases(label_id)), voxels)
+    return table
+
+
+def _fold_table(datalist: DataList, presence: dict[str, frozenset[int]]) -> Table:
+    table = Table("fold", "cases", "patients", *map(escape, datalist.labels), title="Cases a fold with each label")
+    for fold in datalist.folds:
+        cases = [case for case in datalist.training if case.fold == fold]
+        having = [sum(label_id in presence[case.case] for case in cases) for label_id in datalist.labels.values()]
+        table.add_row(*map(str, [fold, len(cases), len({case.patient for case in cases}), *having]))
+    return table

@@ -11,7 +11,7 @@ from typing import TypeVar
 from medseg3d.datalist.model import Case, DataList, shorten
 from medseg3d.errors import DataListError, UsageError
 
-__all__ = ["check_folds", "split"]
+__all__ = ["check_can_split", "check_folds", "split"]
 
 T = TypeVar("T")
 
@@ -56,20 +56,32 @@ def split(
         DataListError: fewer patients than folds, folds that exist already or share a patient, one image that is
             listed under two patients, or a case that ``presence`` or ``contents`` lacks.
     """
+    check_can_split(datalist, folds=folds, replace_existing=replace_existing)
+    _refuse_shared_images(datalist, _image_keys(datalist, contents))
+    fold_of = _assign(_patients(datalist, presence), folds=folds, seed=seed)
+    training = tuple(replace(case, fold=fold_of[case.patient]) for case in datalist.training)
+    return replace(datalist, training=training)
+
+
+def check_can_split(datalist: DataList, *, folds: int, replace_existing: bool = False) -> None:
+    """Refuse what ``split`` cannot do, by names alone: to ask before files are read.
+
+    Raises:
+        UsageError: fewer than 2 folds.
+        DataListError: fewer patients than folds, or folds that exist already.
+    """
     if folds < 2:
         raise UsageError(f"{folds} folds were asked for: a split needs at least 2.")
     if datalist.folds and not replace_existing:
         _refuse_existing(datalist)
-    _refuse_shared_images(datalist, _image_keys(datalist, contents))
-    patients = _patients(datalist, presence)
-    if len(patients) < folds:
+    patients = len({case.patient for case in datalist.training})
+    if patients < 2:
+        raise DataListError(f"{datalist.path} has {patients} patients to train on: a split needs at least 2.")
+    if patients < folds:
         raise DataListError(
-            f"{datalist.path}: {len(patients)} patients cannot be split into {folds} folds, because one patient's "
-            f"cases stay together: ask for at most {max(len(patients), 2)} folds."
+            f"{datalist.path}: {patients} patients cannot be split into {folds} folds, because one patient's cases "
+            f"stay together: ask for at most {patients} folds."
         )
-    fold_of = _assign(patients, folds=folds, seed=seed)
-    training = tuple(replace(case, fold=fold_of[case.patient]) for case in datalist.training)
-    return replace(datalist, training=training)
 
 
 def check_folds(datalist: DataList) -> None:

@@ -17,7 +17,7 @@ __all__ = ["Case", "DataList", "absolute", "shorten", "to_json", "write_datalist
 
 @dataclass(frozen=True)
 class Case:
-    """One image (a file a channel, or one 4-D file with the channels last), whose patient it is, and its label map.
+    """One image (a file a channel), whose patient it is, and its label map.
 
     Attributes:
         case: Name of the case, unique in the list. Masks are named after it, so it holds no path separator.
@@ -127,10 +127,11 @@ def _check_cases(datalist: DataList) -> None:
             'Masks are named after the case: give each entry its own "case".'
         )
     for case in cases:
-        if len(case.image) not in {1, len(datalist.channels)}:
+        if len(case.image) != len(datalist.channels):
             raise DataListError(
-                f"{datalist.path}: case {case.case} has {len(case.image)} images, the list names "
-                f"{len(datalist.channels)} channels ({', '.join(datalist.channels)}): give one file a channel."
+                f"{datalist.path}: case {case.case} has {len(case.image)} image files, the list names "
+                f"{len(datalist.channels)} channels ({', '.join(datalist.channels)}): give one file a channel "
+                "(a 4-D file has to be written as several)."
             )
     without_label = [case.case for case in datalist.training if case.label is None]
     if without_label:

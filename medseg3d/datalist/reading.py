@@ -12,11 +12,9 @@ from typing import Any
 
 from medseg3d.datalist.model import Case, DataList, absolute, shorten
 from medseg3d.errors import DataListError
+from medseg3d.volume import SUFFIXES, case_name
 
-__all__ = ["VOLUME_SUFFIXES", "case_name", "read_datalist", "stem"]
-
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-"""What the names of volumes end in: NIfTI, NRRD, MetaImage."""
+__all__ = ["common_name", "read_datalist"]
 
 BACKGROUND_NAMES = frozenset({"background", "bg", "back", "none", "unlabeled", "unlabelled", "clear label"})
 ENTRY_KEYS = ("case", "patient", "image", "label", "fold")
@@ -54,28 +52,15 @@ def read_datalist(path: str | Path) -> DataList:
     )
 
 
-def stem(path: str | Path) -> str:
-    """File name without the ending of a volume.
-
-    >>> stem("imagesTr/liver_1.5mm.nii.gz")
-    'liver_1.5mm'
-    """
-    name = Path(path).name
-    for suffix in VOLUME_SUFFIXES:
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
-def case_name(images: Sequence[str | Path]) -> str:
+def common_name(images: Sequence[str | Path]) -> str:
     """Name a case after its files: what the names of its channels have in common, up to a separator.
 
-    >>> case_name(["imagesTr/liver_001.nii.gz"])
+    >>> common_name(["imagesTr/liver_001.nii.gz"])
     'liver_001'
-    >>> case_name(["p1_t1.nii.gz", "p1_t2.nii.gz"])
+    >>> common_name(["p1_t1.nii.gz", "p1_t2.nii.gz"])
     'p1'
     """
-    stems = [stem(image) for image in images]
+    stems = [case_name(image) for image in images]
     if len(stems) == 1:
         return stems[0]
     common = os.path.commonprefix(stems)  # noqa: RUF071 (characters are meant, not folders)
@@ -305,7 +290,7 @@ def _case(entry: Mapping[str, Any], where: str, path: Path) -> Case:
     fold = entry.get("fold")
     if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool)):
         raise DataListError(f'{path}: {where}: "fold" is {fold!r}, it must be a whole number from 0 on.')
-    name = _name(entry, "case", where, path) or case_name(images)
+    name = _name(entry, "case", where, path) or common_name(images)
     try:
         return Case(
             case=name,
@@ -382,8 +367,8 @@ def _nnunet_format(values: Mapping[str, Any], path: Path) -> tuple[str, int]:
             'add {"channel_names": {"0": "CT"}}, or a list "training".'
         )
     ending = _text(values, "file_ending", path) or ".nii.gz"
-    if ending not in VOLUME_SUFFIXES:
-        raise DataListError(f'{path}: "file_ending" is {ending!r}, volumes end in {", ".join(VOLUME_SUFFIXES)}.')
+    if ending not in SUFFIXES:
+        raise DataListError(f'{path}: "file_ending" is {ending!r}, volumes end in {", ".join(SUFFIXES)}.')
     return ending, len(_numbered(names, "channel_names", path))
 
 
