@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
+import numpy as np
 
 from medseg3d.errors import CaseError, GeometryError
 from medseg3d.geometry import Affine, check_affine, grid_distance_mm
-from medseg3d.volume import GRID_TOLERANCE_MM, SUFFIXES, case_name, read_geometry
+from medseg3d.volume import GRID_TOLERANCE_MM, SUFFIXES, case_name, read_geometry, read_volume
 
-__all__ = ["ImageHeader", "find_cases", "read_case_header", "read_header"]
+__all__ = ["ImageHeader", "count_not_finite", "find_cases", "read_case_header", "read_header"]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
@@ -96,6 +97,13 @@ def read_header(path: str | Path) -> ImageHeader:
     if min(header.shape) < 2:
         raise GeometryError(f"{path.name}: {'×'.join(map(str, header.shape))} voxels are one slice, not a volume.")
     return header
+
+
+def count_not_finite(path: Path) -> int:
+    """How many voxels of a file are NaN or infinite."""
+    nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
+    voxels = np.asanyarray(nibabel.load(path).dataobj) if nifti else read_volume(path).voxels
+    return int(voxels.size - np.isfinite(voxels).sum())
 
 
 def _cases_of_folder(folder: Path) -> list[dict[str, Any]]:

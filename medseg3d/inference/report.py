@@ -15,7 +15,7 @@ from rich.table import Table
 
 from medseg3d.errors import CaseError
 
-__all__ = ["CaseResult", "SegmentReport", "case_progress", "print_report"]
+__all__ = ["CaseResult", "SegmentReport", "case_progress", "make_console", "print_report"]
 
 # A log file has no width of its own; tables in it get this many characters.
 LOG_WIDTH = 150
@@ -74,6 +74,12 @@ class SegmentReport:
             raise CaseError(f"{len(self.failed)} of {len(self.cases)} cases failed, the others are done:\n{reasons}")
 
 
+def make_console() -> Console:
+    """A console on standard error."""
+    console = Console(stderr=True, highlight=False)
+    return console if console.is_terminal else Console(stderr=True, highlight=False, width=LOG_WIDTH)
+
+
 @contextmanager
 def case_progress(total: int, *, console: Console) -> Iterator[Callable[[CaseResult], None]]:
     """Give a function to call after each case: a bar on a terminal, a line a case elsewhere."""
@@ -112,4 +118,4 @@ def print_report(report: SegmentReport, labels: Sequence[str], *, console: Conso
         status = f"[red]{c.status}[/]" if c.status == "failed" else c.status
         note = escape(c.error or "; ".join(c.findings))
         table.add_row(escape(c.case), status, *volumes, f"{c.seconds:.1f}", note)
-    console.print(table, width=None if console.is_terminal else LOG_WIDTH)
+    console.print(table)

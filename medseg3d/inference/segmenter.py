@@ -16,15 +16,14 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
-from rich.console import Console
 
 from medseg3d.engines.device import autocast
 from medseg3d.errors import CaseError, ConfigError, GeometryError, MedsegError
 from medseg3d.geometry import grid_distance_mm, spacing_mm, voxel_volume_ml
-from medseg3d.inference.cases import ImageHeader, read_case_header
+from medseg3d.inference.cases import ImageHeader, count_not_finite, read_case_header
 from medseg3d.inference.export import mask_path, refuse_overwriting, sidecar_path, write_nifti, write_sidecar
 from medseg3d.inference.grid import map_to_image_grid, probabilities_on_grid
-from medseg3d.inference.report import CaseResult, SegmentReport, case_progress, print_report
+from medseg3d.inference.report import CaseResult, SegmentReport, case_progress, make_console, print_report
 from medseg3d.inference.weights import load_weights
 from medseg3d.volume import case_name
 
@@ -105,7 +104,7 @@ class Segmenter:
         self.overwrite = overwrite
         self.image_key = image_key
         self.pred_key = pred_key
-        self.console = Console(stderr=True, highlight=False)
+        self.console = make_console()
         self._origin: dict[str, Any] = {}
 
     def run(self) -> SegmentReport:
@@ -324,19 +323,13 @@ def _check_values(image: torch.Tensor, paths: Sequence[Path]) -> None:
         )
     if bool(torch.isfinite(_plain(image)).all()):
         return
-    counts = {path.name: count for path in paths if (count := _not_finite(path))}
+    counts = {path.name: count for path in paths if (count := count_not_finite(path))}
     if not counts:
         raise CaseError("Preprocessing made NaN or infinity of finite voxels: is the image constant?")
     listed = ", ".join(f"{count} voxel(s) of {name}" for name, count in counts.items())
     raise CaseError(
         f"NaN or infinity in {listed}. Replace them with the background's value, or export the image again."
     )
-
-
-def _not_finite(path: Path) -> int:
-    from monai.transforms import LoadImage
-
-    return int((~torch.isfinite(_plain(LoadImage(image_only=True)(path)))).sum())
 
 
 def _checked_mask(pred: torch.Tensor, header: ImageHeader) -> NDArray[Any]:

@@ -1,0 +1,78 @@
+"""``medseg3d segment``: masks of images by a bundle."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["segment"]
+
+
+class _Device(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def segment(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="An image, a folder of images, or a data list.", show_default=False),
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="Folder for <case>.nii.gz and <case>.json; made if absent.", show_default=False)
+    ],
+    bundle: Annotated[str, typer.Option(help="A bundle's name or folder.", show_default=False)],
+    device: Annotated[
+        _Device | None, typer.Option(help="Where to compute.", show_default="cuda if there is one")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights to use.", show_default="the bundle's models/model.pt")
+    ] = None,
+    config_file: Annotated[
+        list[Path] | None,
+        typer.Option(help="YAML or JSON over the bundle's inference.yaml, such as a plan; may be repeated."),
+    ] = None,
+    probability: Annotated[bool, typer.Option("--probability", help="Also write <case>_probability.nii.gz.")] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also write <case>_uncertainty.nii.gz.")] = False,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average over mirror images: along the axes that the bundle was trained with.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave masks that the same weights made earlier: an interrupted run goes on.")
+    ] = False,
+) -> None:
+    """Segment CT or MRI volumes; each mask has the grid of its image.
+
+    INPUT is a .nii, .nii.gz, .nrrd, .mha or .mhd file, a folder of them (CASE_0000, CASE_0001, … are the channels
+    of one case), or a data list (.json), of which the testing cases are taken. A case that fails is reported, the
+    others are done, and the exit status is 1.
+
+    The same run without this command: python -m monai.bundle run --config_file BUNDLE/configs/inference.yaml
+    --bundle_root BUNDLE --dataset_dir INPUT --output_dir OUTPUT
+
+    [bold]Examples[/]
+
+      medseg3d segment scans/ masks/ --bundle ct_organ_segmentation
+
+      medseg3d segment t1.nii.gz masks/ --bundle mri_hippocampus_segmentation --device cpu
+
+      medseg3d segment study/dataset.json masks/ --bundle bundles/my_bundle --weights runs/fold0/best.pt --uncertainty
+    """
+    from medseg3d.bundles import find_bundle
+    from medseg3d.inference.run import run_bundle
+
+    run_bundle(
+        find_bundle(bundle),
+        source,
+        output,
+        device=device.value if device else None,
+        weights=weights,
+        config_files=config_file or (),
+        save_probability=probability,
+        save_uncertainty=uncertainty,
+        mirror=tta,
+        overwrite=not keep,
+    )

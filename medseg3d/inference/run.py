@@ -1,0 +1,105 @@
+"""Run a bundle's ``inference.yaml`` as ``python -m monai.bundle run`` does, a call's options being the overrides."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import monai.bundle
+import torch
+from monai.bundle import ConfigParser
+
+from medseg3d.errors import MedsegError, UsageError
+
+__all__ = ["run_bundle"]
+
+
+def run_bundle(
+    bundle: Path,
+    source: Path,
+    output_dir: Path,
+    *,
+    device: Literal["cpu", "cuda"] | None = None,
+    weights: Path | None = None,
+    config_files: Sequence[Path] = (),
+    save_probability: bool = False,
+    save_uncertainty: bool = False,
+    mirror: bool = False,
+    overwrite: bool = True,
+) -> None:
+    """Segment the images at ``source`` with a bundle's configuration.
+
+    Args:
+        bundle: the bundle's folder.
+        source: an image, a folder of images, or a data list.
+        output_dir: folder for the masks.
+        device: None leaves it to the bundle, which takes CUDA where there is one.
+        weights: None for the bundle's own.
+        config_files: laid over ``inference.yaml``, later ones win.
+        save_probability: also write probability maps.
+        save_uncertainty: also write uncertainty maps.
+        mirror: average over mirror images along the configuration's ``flip_axes``.
+        overwrite: False keeps masks that the same weights made earlier.
+
+    Raises:
+        CaseError: some case failed; the others are done.
+        ConfigError: the configuration is wrong.
+        UsageError: no CUDA device; a configuration file that is not there; mirroring that training did not do.
+    """
+    files = [bundle / "configs" / "inference.yaml", *config_files]
+    for file in files:
+        if not file.is_file():
+            raise UsageError(f"{file}: no such configuration file.")
+    overrides: dict[str, Any] = {
+        "bundle_root": str(bundle),
+        "dataset_dir": str(source),
+        "output_dir": str(output_dir),
+        "evaluator::save_probability": save_probability,
+        "evaluator::save_uncertainty": save_uncertainty,
+        "evaluator::overwrite": overwrite,
+    }
+    if device is not None:
+        overrides["device"] = _checked_device(device)
+    if weights is not None:
+        overrides["weights"] = str(weights)
+    if mirror:
+        overrides["inferer::mirror_axes"] = _flip_axes(files)
+    _run([str(file) for file in files], overrides)
+
+
+def _run(files: list[str], overrides: dict[str, Any]) -> None:
+    # MONAI announces each step and each setting at this level; a run's own progress and table say what matters.
+    logging.getLogger("monai.bundle").setLevel(logging.ERROR)
+    try:
+        # monai.bundle.run, and not a workflow of our own, so that check_run sees the overrides as they were given.
+        monai.bundle.run(config_file=files, logging_file=False, workflow_type="infer", **overrides)
+    except RuntimeError as error:
+        ours = _ours(error)
+        if ours is None:
+            raise
+        raise ours from None
+
+
+def _ours(error: BaseException) -> MedsegError | None:
+    """The error of ours that MONAI wrapped while it evaluated the configuration, if any."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MedsegError):
+        cause = cause.__cause__
+    return cause
+
+
+def _checked_device(device: str) -> str:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no CUDA device, or the installed torch none for it. "
+                         "Use --device cpu.")  # fmt: skip
+    return f"$__import__('torch').device('{device}')"
+
+
+def _flip_axes(files: Sequence[Path]) -> list[int]:
+    axes = ConfigParser.load_config_files([str(file) for file in files]).get("flip_axes", [])
+    if not axes:
+        raise UsageError("The bundle was not trained on mirrored images (its inference.yaml has no flip_axes), so "
+                         "averaging over mirror images would blur its answer. Leave --tta out.")  # fmt: skip
+    return list(axes)
