@@ -107,9 +107,7 @@ def test_cropping_and_padding_are_undone():
     np.testing.assert_array_equal(padded[0].numpy(), labels)
 
 
-@given(
-    affine=affines(), other=affines(), axis_aligned=st.booleans(), seed=st.integers(0, 2**31), outside=st.sampled_from([0, 1])
-)  # fmt: skip
+@given(affines(), affines(), st.booleans(), st.integers(0, 2**31), st.sampled_from([0, 1]))
 @settings(max_examples=40, deadline=None)
 def test_sampling_agrees_with_scipy(affine, other, axis_aligned, seed, outside):
     values = np.random.default_rng(seed).random((7, 9, 8)).astype(np.float32)
