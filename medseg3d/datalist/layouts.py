@@ -237,7 +237,6 @@ def _joined(names: Iterable[str]) -> str:
     return ", ".join(sorted(name or "(none)" for name in names))
 
 
-def _natural(name: str) -> tuple[str, int]:
-    """Sorts ``channel_2`` before ``channel_10``."""
-    text, number = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]
-    return text, int(number or 0)
+def _natural(name: str) -> list[str | int]:
+    """Sorts ``channel_2`` before ``channel_10``: text and numbers in turn."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]

@@ -148,11 +148,12 @@ def _check_cases(datalist: DataList) -> None:
 
 
 def absolute(path: str | Path, *, folder: Path | None = None) -> Path:
-    """``path``, seen from ``folder`` or else from the current one, absolute and without ``..``.
+    """``path``, seen from ``folder`` or else as it was typed (from the current folder, ``~`` is home), without ``..``.
 
     Links are not followed: a data set made of links keeps the names that its owner gave.
     """
-    return Path(os.path.abspath((folder or Path()) / Path(path).expanduser()))  # noqa: PTH100 (resolve follows links)
+    from_here = os.path.expanduser(path) if folder is None else folder / path  # noqa: PTH111 (Path's raises)
+    return Path(os.path.abspath(from_here))  # noqa: PTH100 (resolve follows links)
 
 
 def shorten(names: Iterable[object], *, limit: int = 5) -> str:

@@ -91,7 +91,7 @@ def _load_json(path: Path) -> dict[str, Any]:
     except _RepeatedKeyError as error:
         raise DataListError(f"{path}: the key {error} stands twice in one place: remove or rename one.") from None
     if not isinstance(values, dict):
-        raise DataListError(f"{path} holds a {_kind(values)}, a data list is an object with labels and training.")
+        raise DataListError(f"{path} holds {_kind(values)}, a data list is an object with labels and training.")
     return values
 
 
@@ -108,14 +108,14 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
-    kinds = {dict: "object", list: "list", str: "text", bool: "boolean", int: "number", float: "number"}
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
     return kinds.get(type(value), "null")
 
 
 def _text(values: Mapping[str, Any], key: str, path: Path) -> str:
     value = values.get(key, "")
     if not isinstance(value, str):
-        raise DataListError(f"{path}: {key!r} is a {_kind(value)}, it must be text.")
+        raise DataListError(f"{path}: {key!r} is {_kind(value)}, it must be text.")
     return value
 
 
@@ -129,7 +129,7 @@ def _labels(values: Mapping[str, Any], path: Path) -> tuple[dict[str, int], dict
             f'{path} does not say what its labels mean: add for example "labels": {{"liver": 1, "spleen": 2}}.'
         )
     if not isinstance(spelled, dict):
-        raise DataListError(f'{path}: "labels" is a {_kind(spelled)}, it must be an object such as {{"liver": 1}}.')
+        raise DataListError(f'{path}: "labels" is {_kind(spelled)}, it must be an object such as {{"liver": 1}}.')
     named = _by_name(spelled, path)
     if "ignore" in {name.lower() for name in named}:
         raise DataListError(
@@ -248,7 +248,7 @@ def _testing_entries(values: Mapping[str, Any], path: Path) -> list[dict[str, An
 def _entries(values: Mapping[str, Any], part: str, path: Path) -> list[dict[str, Any]]:
     entries = values.get(part) or []
     if not isinstance(entries, list):
-        raise DataListError(f"{path}: {part!r} is a {_kind(entries)}, it must be a list of cases.")
+        raise DataListError(f"{path}: {part!r} is {_kind(entries)}, it must be a list of cases.")
     if part == "training":
         return [_checked_keys(entry, f"{part}[{i}]", path) for i, entry in enumerate(entries)]
     # MSD lists its test images as plain strings.
@@ -259,7 +259,7 @@ def _entries(values: Mapping[str, Any], part: str, path: Path) -> list[dict[str,
 def _checked_keys(entry: Any, where: str, path: Path) -> dict[str, Any]:
     """Refuse a key that is one of ours misspelt: a lost ``patient`` would let folds share patients."""
     if not isinstance(entry, dict):
-        raise DataListError(f'{path}: {where} is a {_kind(entry)}, it must be an object with "image" and "label".')
+        raise DataListError(f'{path}: {where} is {_kind(entry)}, it must be an object with "image" and "label".')
     for key in entry:
         if key in ENTRY_KEYS:
             continue
