@@ -48,7 +48,7 @@ def segment(
 
     INPUT is a .nii, .nii.gz, .nrrd, .mha or .mhd file, a folder of them (CASE_0000, CASE_0001, … are the channels
     of one case), or a data list (.json), of which the testing cases are taken. A case that fails is reported, the
-    others are done, and the exit status is 1.
+    others are done, and the exit status is 1. A bundle's configuration can run any code: use those you trust.
 
     The same run without this command: python -m monai.bundle run --config_file BUNDLE/configs/inference.yaml
     --bundle_root BUNDLE --dataset_dir INPUT --output_dir OUTPUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -71,10 +72,14 @@ def run_bundle(
 
 def _run(files: list[str], overrides: dict[str, Any]) -> None:
     # MONAI announces each step and each setting at this level; a run's own progress and table say what matters.
-    logging.getLogger("monai.bundle").setLevel(logging.ERROR)
+    for name in ("scripts", "workflows"):
+        logging.getLogger(f"monai.bundle.{name}").setLevel(logging.ERROR)
     try:
-        # monai.bundle.run, and not a workflow of our own, so that check_run sees the overrides as they were given.
-        monai.bundle.run(config_file=files, logging_file=False, workflow_type="infer", **overrides)
+        with warnings.catch_warnings():
+            # That configurations run code is said in the command's help, not at every run.
+            warnings.filterwarnings("ignore", message="parsing config_file")
+            # monai.bundle.run, and not a workflow of our own, so that check_run sees the overrides as they were given.
+            monai.bundle.run(config_file=files, logging_file=False, workflow_type="infer", **overrides)
     except RuntimeError as error:
         ours = _ours(error)
         if ours is None:

@@ -168,7 +168,6 @@ class Segmenter:
         if channels is not None and header.channels != channels:
             raise CaseError(f"The image has {header.channels} channel(s), the network takes {channels}.")
         data = self.dataset[index]
-        _remember_grid(data[self.image_key], header)
         _check_values(data[self.image_key], paths)
         return LoadedCase(header, data)
 
@@ -307,13 +306,6 @@ def _input_channels(network: torch.nn.Module) -> int | None:
         if isinstance(module, (torch.nn.Conv2d, torch.nn.Conv3d)):
             return int(module.in_channels)
     return None
-
-
-def _remember_grid(image: torch.Tensor, header: ImageHeader) -> None:
-    """Note the file's grid in the image for ``ToImageGridd``; not every loader does."""
-    if isinstance(image, MetaTensor):
-        image.meta["original_affine"] = torch.as_tensor(header.affine_ras)
-        image.meta["spatial_shape"] = np.array(header.shape)
 
 
 def _check_values(image: torch.Tensor, paths: Sequence[Path]) -> None:
