@@ -368,7 +368,9 @@ class _Torso:
 
     half_width_mm: float  # of the cavity inside the body wall
     half_depth_mm: float
-    cavity: Field  # signed distance to the cavity's wall
+    skin: Field  # signed distance to the body's surface
+    cavity: Field  # and to the cavity's wall
+    lungs_base_mm: float  # height of the diaphragm's rim
     diaphragm: Field  # height above the diaphragm
     spine_x: Field
     spine_y: Field  # centre of the vertebral bodies
@@ -389,9 +391,25 @@ def _paint_torso(space: _Space, tissue: Tissue, rng: np.random.Generator, *, les
     _paint_chest(canvas, space, torso, tissue, rng)
     _paint_kidneys(canvas, space, torso, tissue, rng)
     _paint_spleen(canvas, space, torso, tissue, rng)
-    _paint_liver(canvas, space, torso, tissue, rng, lesion=lesions and rng.random() < LESION_FRACTION)
+    _paint_liver(canvas, space, torso, tissue, rng, lesion=rng.random() < LESION_FRACTION and lesions)
     _paint_stomach_and_bowel(canvas, space, torso, tissue, rng)
+    _drop_specks(canvas.label)
     return canvas
+
+
+def _drop_specks(label: NDArray[np.uint8]) -> None:
+    """Where neighbours are carved out of an organ, single voxels can come off: unlabel them, in place."""
+    from scipy.ndimage import find_objects
+    from scipy.ndimage import label as connect
+
+    for id_, box in enumerate(find_objects(label), start=1):
+        if box is None or id_ == LABELS["lesion"]:
+            continue
+        organ = label[box]
+        # A lesion inside the liver does not cut it in two.
+        pieces, _ = connect((organ == id_) | (organ == LABELS["lesion"]), np.ones((3, 3, 3)))
+        voxels = np.bincount(pieces.ravel())
+        organ[(voxels < 0.03 * voxels[1:].max())[pieces] & (organ == id_)] = 0
 
 
 def _paint_body_wall(canvas: _Canvas, space: _Space, tissue: Tissue, rng: np.random.Generator) -> _Torso:
@@ -411,12 +429,15 @@ def _paint_body_wall(canvas: _Canvas, space: _Space, tissue: Tissue, rng: np.ran
     canvas.paint(skin + 2.5, tissue["fat"] + 0.7 * tissue["texture"] * grain)
     canvas.paint(cavity - wall_mm + ripple, tissue["muscle"] + 1.3 * tissue["texture"] * grain)
     canvas.paint(cavity, tissue["fat"] + 0.7 * tissue["texture"] * grain)
+    rim = rng.uniform(5, 45)
     bend = rng.normal(0, 9) * np.sin(space.z / rng.uniform(60, 110) + rng.uniform(0, 6)) + rng.normal(0, 7)
     return _Torso(
         half_width_mm=half_width,
         half_depth_mm=half_depth,
+        skin=skin,
         cavity=cavity,
-        diaphragm=_height_above_diaphragm(space, half_width, half_depth, rng),
+        lungs_base_mm=rim,
+        diaphragm=_height_above_diaphragm(space, half_width, half_depth, rim, rng),
         spine_x=bend.astype(np.float32),
         spine_y=(-half_depth + rng.uniform(20, 30) + rng.uniform(3, 10) * np.cos(space.z / 75 + 0.8)).astype(
             np.float32
@@ -433,12 +454,14 @@ def _paint_table(canvas: _Canvas, space: _Space, back_mm: float, tissue: Tissue,
         canvas.paint(np.abs(surface.astype(np.float32)) - 4, tissue["table"])
 
 
-def _height_above_diaphragm(space: _Space, half_width: float, half_depth: float, rng: np.random.Generator) -> Field:
-    base, right, left = rng.uniform(5, 45), rng.uniform(42, 64), rng.uniform(34, 54)
+def _height_above_diaphragm(
+    space: _Space, half_width: float, half_depth: float, rim_mm: float, rng: np.random.Generator
+) -> Field:
+    right, left = rng.uniform(42, 64), rng.uniform(34, 54)
     from_front = ((space.y - 0.15 * half_depth) / (0.85 * half_depth)) ** 2
     dome = right * np.exp(-(((space.x - 0.5 * half_width) / (0.5 * half_width)) ** 2) - from_front)
     dome += left * np.exp(-(((space.x + 0.5 * half_width) / (0.5 * half_width)) ** 2) - from_front)
-    return np.asarray((space.z - base - dome) * 0.8, np.float32)
+    return np.asarray((space.z - rim_mm - dome) * 0.8, np.float32)
 
 
 def _paint_spine(canvas: _Canvas, space: _Space, torso: _Torso, tissue: Tissue, rng: np.random.Generator) -> None:
@@ -455,9 +478,9 @@ def _paint_spine(canvas: _Canvas, space: _Space, torso: _Torso, tissue: Tissue, 
     body = _tube(space, x, y, rx * waist, ry * waist)
     canal_y = y - ry - 7
     arch = _tube(space, x, canal_y, 14, 12)
-    process = _meet(np.abs(space.x - x) - 4, np.abs(space.y - canal_y + 24) - 17, from_middle - 8)
+    process = _meet(np.abs(space.x - x) - 4, np.abs(space.y - canal_y + 22) - 14, from_middle - 8)
     wings = _meet(np.abs(space.x - x) - 38, np.abs(space.y - canal_y) - 5, from_middle - 6)
-    spine = _join(_blend(body, arch, 5), process, wings)
+    spine = _meet(_join(_blend(body, arch, 5), process, wings), torso.skin + 6)
     canvas.place(spine, tissue["marrow"] + 4 * tissue["texture"] * grain, "spine")
     canvas.paint(_meet(spine, -2.2 - spine), tissue["cortical"])
     canvas.paint(_meet(body, pitch_mm / 2 - 4.5 - from_middle), tissue["disc"])
@@ -485,14 +508,18 @@ def _paint_great_vessels(
 
 def _paint_chest(canvas: _Canvas, space: _Space, torso: _Torso, tissue: Tissue, rng: np.random.Generator) -> None:
     _paint_ribs(canvas, space, torso, tissue, rng)
-    heart_at = (rng.uniform(-30, -14), rng.uniform(0.05, 0.4) * torso.half_depth_mm, rng.uniform(85, 125))
+    heart_at = (
+        rng.uniform(-30, -14),
+        rng.uniform(0.05, 0.4) * torso.half_depth_mm,
+        torso.lungs_base_mm + rng.uniform(58, 78),
+    )
     heart = _ellipsoid(space, heart_at, (54, 42, 44), (0, 20, 30)) + torso.ripple
     column = _tube(space, torso.spine_x, 0.1 * torso.half_depth_mm, 26, 0.85 * torso.half_depth_mm)
     mediastinum = _meet(_blend(heart, column, 15), 2 - torso.diaphragm, torso.cavity + 2)
     lungs = _meet(torso.cavity + 3 + 0.5 * torso.ripple, 3 - torso.diaphragm, 4 - mediastinum)
     branches = np.exp(-4 * (torso.strands[0] ** 2 + torso.strands[1] ** 2))
     fine = tissue["texture"] * 4 * torso.grain if tissue["lung_vessel"] > 100 else 0.0
-    canvas.paint(_meet(torso.cavity, 3 - torso.diaphragm), tissue["fat"])
+    canvas.paint(_meet(torso.cavity, 3 - torso.diaphragm, -canvas.taken), tissue["fat"])
     canvas.place(lungs, tissue["lung"] + fine + tissue["lung_vessel"] * branches, "lungs", gap_mm=2)
     canvas.place(_meet(heart, 2 - torso.diaphragm), tissue["heart"] + tissue["texture"] * torso.grain, gap_mm=2)
     # The diaphragm itself: a sheet of muscle under the lungs.
@@ -517,7 +544,7 @@ def _paint_kidneys(canvas: _Canvas, space: _Space, torso: _Torso, tissue: Tissue
         scale = rng.normal(1, 0.1)
         lateral = torso.spine_x + side * (rng.uniform(50, 72))
         centre = lateral, rng.uniform(-0.62, -0.3) * torso.half_depth_mm, height + rng.uniform(-28, 28)
-        radii = np.array([26.0, 22.0, 52.0]) * scale * rng.normal(1, 0.06, 3)
+        radii = np.array([28.0, 24.0, 54.0]) * scale * rng.normal(1, 0.06, 3)
         turn = (rng.normal(8, 6), side * rng.uniform(4, 18), rng.normal(0, 10))
         outer = _ellipsoid(space, centre, radii, turn) + torso.ripple
         hilum_at = (lateral - side * 0.75 * radii[0], centre[1] + 5, centre[2])
@@ -531,13 +558,13 @@ def _paint_kidneys(canvas: _Canvas, space: _Space, torso: _Torso, tissue: Tissue
 
 
 def _paint_spleen(canvas: _Canvas, space: _Space, torso: _Torso, tissue: Tissue, rng: np.random.Generator) -> None:
-    scale = rng.uniform(0.8, 1.25)
-    centre = torso.at(rng.uniform(-0.82, -0.62), rng.uniform(-0.5, -0.05), rng.uniform(-5, 40))
+    scale = rng.uniform(0.85, 1.25)
+    centre = torso.at(rng.uniform(-0.82, -0.62), rng.uniform(-0.5, -0.05), torso.lungs_base_mm + rng.uniform(-35, 5))
     radii = np.array([35.0, 50.0, 52.0]) * scale * rng.normal(1, 0.08, 3)
     turn = (rng.normal(-15, 12), rng.normal(0, 10), rng.normal(25, 12))
     outer = _ellipsoid(space, centre, radii, turn)
     # The stomach's side is hollow: the spleen is a shell along the wall.
-    stomach_side = (centre[0] + 1.35 * radii[0], centre[1] + 0.4 * radii[1], centre[2])
+    stomach_side = (centre[0] + 1.45 * radii[0], centre[1] + 0.4 * radii[1], centre[2])
     hollow = _ellipsoid(space, stomach_side, (radii[0], radii[1] * 0.9, radii[2] * 1.1), turn)
     spleen = _meet(outer + 1.5 * torso.ripple, 3 - hollow, torso.cavity + 4, torso.diaphragm + 5)
     canvas.place(spleen, tissue["spleen"] + tissue["texture"] * torso.grain, "spleen", gap_mm=4)
@@ -547,21 +574,21 @@ def _paint_liver(
     canvas: _Canvas, space: _Space, torso: _Torso, tissue: Tissue, rng: np.random.Generator, *, lesion: bool
 ) -> None:
     bladder_at = torso.at(rng.uniform(0.25, 0.45), rng.uniform(0.2, 0.5), rng.uniform(-45, -5))
-    bladder = canvas.place(_ellipsoid(space, bladder_at, (14, 20, 22), (30, 0, 20)), tissue["fluid"], gap_mm=3)
+    canvas.place(_ellipsoid(space, bladder_at, (14, 20, 22), (30, 0, 20)), tissue["fluid"], gap_mm=3)
     liver = _liver_shape(space, torso, rng)
     veins = np.exp(-14 * (torso.strands[0] ** 2 + torso.strands[1] ** 2))
     value = tissue["liver"] + tissue["vessel"] * veins + 1.2 * tissue["texture"] * torso.grain
-    canvas.paint(_meet(bladder - 2, 1 - bladder, liver), tissue["fat"])
     liver = canvas.place(liver, value, "liver", gap_mm=3.5)
-    radius, where = rng.uniform(11, 22), rng.random()
+    # Drawn in any case: the torso is the same with and without its lesion.
+    radii, where = rng.uniform(11, 22) * rng.normal(1, 0.12, 3), rng.random()
     if lesion:
-        centre = _deep_point(space, liver, where)
-        spot = _ellipsoid(space, centre, radius * rng.normal(1, 0.12, 3)) + 1.5 * torso.ripple
-        canvas.paint(_meet(spot, liver), tissue["liver"] + tissue["lesion"] + tissue["texture"] * torso.grain, "lesion")
+        spot = _ellipsoid(space, _deep_point(space, liver, where), radii) + 1.5 * torso.ripple
+        value = tissue["liver"] + tissue["lesion"] + tissue["texture"] * torso.grain
+        canvas.paint(_meet(spot, liver), value, "lesion")
 
 
 def _liver_shape(space: _Space, torso: _Torso, rng: np.random.Generator) -> Field:
-    top = rng.uniform(15, 45)
+    top = torso.lungs_base_mm + rng.uniform(-10, 25)
     right = _ellipsoid(
         space,
         torso.at(rng.uniform(0.42, 0.6), rng.uniform(-0.2, 0.15), top - 25),
@@ -575,7 +602,11 @@ def _liver_shape(space: _Space, torso: _Torso, rng: np.random.Generator) -> Fiel
         (0, rng.normal(12, 8), rng.normal(0, 10)),
     )
     # The lower face climbs from the right flank to the left, and from the front to the back.
-    lowest = rng.uniform(-85, -25) + rng.uniform(0.35, 0.75) * (0.8 * torso.half_width_mm - space.x)
+    lowest = (
+        rng.uniform(-85, -25)
+        + 5 * space.noise(rng, 60.0)
+        + rng.uniform(0.35, 0.75) * (0.8 * torso.half_width_mm - space.x)
+    )
     lower_face = (lowest - rng.uniform(0.0, 0.35) * space.y - space.z) * 0.8
     return _meet(_blend(right, left, 18) + 2 * torso.ripple, lower_face, torso.cavity + 4, torso.diaphragm + 5)
 
@@ -599,7 +630,7 @@ def _paint_stomach_and_bowel(
     level = rng.uniform(0.2, 0.75) * torso.half_depth_mm  # gas collects in front: the patient lies on the back
     canvas.paint(_meet(stomach + 4, level - space.y), tissue["gas"])
     first, second = space.noise(rng, 40.0), space.noise(rng, 40.0)
-    loops = (np.hypot(first, second) - rng.uniform(0.6, 0.85)) * 26
+    loops = (np.hypot(first, second) - rng.uniform(0.7, 1.0)) * 26
     colon = _join(
         *(_tube(space, side * 0.8 * torso.half_width_mm, -0.15 * torso.half_depth_mm, 20, 22) for side in (-1, 1))
     )
