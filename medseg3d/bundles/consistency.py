@@ -56,7 +56,7 @@ def _check_labels(merged: Merged, values: Values) -> list[Problem]:
         return []
     name, highest = max(labels.items(), key=lambda item: item[1])
     if highest >= out_channels:
-        what = f"label {name!r} has id {highest}, but the network's {out_channels} output channels end at {out_channels - 1}."
+        what = f"label {name!r} has id {highest}, but the network's output channels are 0 to {out_channels - 1}."
         return [Problem(where, what, f"Set {NETWORK}::out_channels to {highest + 1}, or renumber the labels.")]
     if highest < out_channels - 1:
         what = f"the network has {out_channels} output channels, but the highest label id is {highest}."

@@ -11,6 +11,7 @@ from typing import Any
 
 from medseg3d.bundles.merge import META, SEPARATOR, Merged, iterate_ids, load_file, lookup, nearest_id
 from medseg3d.bundles.problems import Problem, did_you_mean
+from medseg3d.bundles.targets import missing_attribute
 
 __all__ = ["check_references", "referenced_ids", "resolve_macros"]
 
@@ -200,6 +201,20 @@ def _expression(merged: Merged, id_: str, text: str, imported: set[str]) -> Iter
             near = did_you_mean(name, imported | _MONAI_GLOBALS - {"__local_refs"})
             remedy = near or f"Add '$import {name}' to imports, or write '@{name}' for an id."
         yield Problem(merged.where(id_), f"the expression names {name!r}, which is not imported.", remedy)
+    for dotted in _dotted_names(tree):
+        missing = missing_attribute(dotted) if dotted.partition(".")[0] in imported | _MONAI_GLOBALS else None
+        if missing:
+            yield Problem(merged.where(id_), f"the expression names {missing[0]!r}, which does not exist.", missing[1])
+
+
+def _dotted_names(tree: ast.Module) -> list[str]:
+    """``a.b.c`` wherever it stands, the longest chains only."""
+    chains = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _is_dotted(node)]
+    return sorted({chain for chain in chains if not any(other.startswith(chain + ".") for other in chains)})
+
+
+def _is_dotted(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and _is_dotted(node.value))
 
 
 def _free_names(tree: ast.Module) -> set[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from medseg3d.bundles.merge import META, SEPARATOR, Merged, iterate_ids
 from medseg3d.bundles.problems import Problem, did_you_mean, nearest
 
-__all__ = ["SPECIAL_KEYS", "Target", "check_targets", "find_target"]
+__all__ = ["SPECIAL_KEYS", "Target", "check_targets", "find_target", "missing_attribute"]
 
 KNOWN_PACKAGES = ("monai", "torch", "medseg3d", "torchio", "ignite")
 SPECIAL_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_", "_debug_"})
@@ -131,6 +131,28 @@ def _check_keyword(where: str, name: str, key: str, accepted: Arguments) -> Iter
     if near:
         what = f"{name} takes any keyword, but {key!r} looks misspelt."
         yield Problem(where, what, f"Did you mean {near!r}?", severity="warning")
+
+
+def missing_attribute(dotted: str) -> tuple[str, str] | None:
+    """The first part of ``package.module.name`` that its module does not have, and a remedy; None when all is well.
+
+    Only modules of the known packages are looked into: what lies in a class or object, a run can tell.
+    """
+    parts = dotted.split(".")
+    if parts[0] not in KNOWN_PACKAGES:
+        return None
+    item: Any = None
+    for depth, part in enumerate(parts, start=1):
+        if item is not None and not inspect.ismodule(item):
+            return None
+        path = ".".join(parts[:depth])
+        try:
+            item = _step(item, part, path)
+        except ModuleNotFoundError as error:
+            return (path, did_you_mean(part, _public_names(item))) if error.name == path else None
+        except (ImportError, OSError, RuntimeError):
+            return None
+    return None
 
 
 @cache

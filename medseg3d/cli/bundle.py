@@ -28,7 +28,9 @@ def list_() -> None:
     from medseg3d.bundles import list_bundles
     from medseg3d.bundles.metadata import describe
 
-    table = Table("bundle", "version", "task", "folder")
+    table = Table()
+    for name in ("bundle", "version", "task", "folder"):
+        table.add_column(name, overflow="fold")
     for bundle in list_bundles():
         description = describe(bundle)
         table.add_row(bundle.name, description.version, description.task, str(bundle))
@@ -74,19 +76,26 @@ def check(
         return
     console.print(_table(problems))
     errors = sum(problem.severity == "error" for problem in problems)
-    console.print(f"{folder.name}: {errors} errors, {len(problems) - errors} warnings.", highlight=False)
+    warnings = len(problems) - errors
+    console.print(f"{folder.name}: {_count(errors, 'error')}, {_count(warnings, 'warning')}.", highlight=False)
     if errors:
         raise typer.Exit(1)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _table(problems: list[Problem]) -> Table:
     from rich.markup import escape
 
-    table = Table("", "where", "what", "what to do", show_lines=True)
+    table = Table(show_lines=True)
+    for name in ("", "where", "what, and what to do"):
+        table.add_column(name, overflow="fold")
     for problem in problems:
         colour = "red" if problem.severity == "error" else "yellow"
-        cells = (escape(text) for text in (problem.where, problem.what, problem.remedy))
-        table.add_row(f"[{colour}]{problem.severity}[/]", *cells)
+        what = f"{problem.what} {problem.remedy}".rstrip()
+        table.add_row(f"[{colour}]{problem.severity}[/]", escape(problem.where), escape(what))
     return table
 
 
