@@ -99,8 +99,13 @@ def test_split(listed, tmp_path):
     datalist = read_datalist(out)
     assert {case.patient: case.fold for case in datalist.training}.keys() == {"P0", "P1", "P2"}
     assert datalist.folds == (0, 1, 2)
-    rows = [line.replace("│", " ").split() for line in result.stdout.splitlines() if line.startswith("│")]
-    assert rows == [[str(fold), "2", "1", "2", "1"] for fold in range(3)]
+    rows = [line.strip("│").split("│") for line in result.stdout.splitlines() if line.startswith("│")]
+    assert {row[0].strip(): [int(number) for number in row[1:]] for row in rows} == {
+        "cases": [2, 2, 2],
+        "patients": [1, 1, 1],
+        "cases with liver": [2, 2, 2],
+        "cases with lesion": [1, 1, 1],
+    }
     assert result.stdout.splitlines()[-1] == f"Next: medseg3d plan {out}"
     with pytest.raises(DataListError, match="is split already, into the folds 0, 1, 2"):
         run("split", out, "-o", tmp_path / "again.json")

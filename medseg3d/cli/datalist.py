@@ -260,7 +260,7 @@ def _summary_table(report: CheckReport) -> Table:
         "", "min", "median", "max", title=f"Grid of {_count(len(report.cases), 'case')}", title_justify="left"
     )
     for name, values in report.ranges().items():
-        numbers = (" × ".join(f"{number:g}" for number in values[key]) for key in ("min", "median", "max"))
+        numbers = (" × ".join(f"{number:.4g}" for number in values[key]) for key in ("min", "median", "max"))
         table.add_row(name.replace("_", " "), *numbers)
     orientations = ", ".join(f"{axes} {count}" for axes, count in report.orientations().items())
     table.caption, table.caption_justify = f"orientation: {orientations or 'none read'}", "left"
@@ -276,9 +276,12 @@ def _label_table(report: CheckReport) -> Table:
 
 
 def _fold_table(datalist: DataList, presence: dict[str, frozenset[int]]) -> Table:
-    table = Table("fold", "cases", "patients", *map(escape, datalist.labels), title="Cases a fold with each label")
-    for fold in datalist.folds:
-        cases = [case for case in datalist.training if case.fold == fold]
-        having = [sum(label_id in presence[case.case] for case in cases) for label_id in datalist.labels.values()]
-        table.add_row(*map(str, [fold, len(cases), len({case.patient for case in cases}), *having]))
+    """How many cases, patients and cases with each label every fold has; a column a fold, since labels may be many."""
+    table = Table("", *(f"fold {fold}" for fold in datalist.folds), title="Held out in each fold", title_justify="left")
+    folds = [[case for case in datalist.training if case.fold == fold] for fold in datalist.folds]
+    table.add_row("cases", *(str(len(cases)) for cases in folds))
+    table.add_row("patients", *(str(len({case.patient for case in cases})) for cases in folds), end_section=True)
+    for name, label_id in datalist.labels.items():
+        having = (sum(label_id in presence[case.case] for case in cases) for cases in folds)
+        table.add_row(f"cases with {escape(name)}", *map(str, having))
     return table

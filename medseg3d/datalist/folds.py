@@ -14,6 +14,8 @@ from medseg3d.errors import DataListError, UsageError
 __all__ = ["check_can_split", "check_folds", "split"]
 
 T = TypeVar("T")
+Trait = tuple[int, bool]
+"""A label's id, and whether it occurs. That a common label is absent is as rare as a rare one, and spread as evenly."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class _Patient:
     """All cases of one patient, which stay together."""
 
     name: str
-    cases: tuple[str, ...]
-    labels: Mapping[int, int]  # label id -> in how many of the cases it occurs
+    cases: int
+    traits: Mapping[Trait, int]  # in how many of the cases a label occurs, and in how many it does not
 
 
 def split(
@@ -134,14 +136,17 @@ def _patients(datalist: DataList, presence: Mapping[str, frozenset[int]] | None)
     grouped: dict[str, list[Case]] = defaultdict(list)
     for case in datalist.training:
         grouped[case.patient].append(case)
+    traits = _traits(datalist, {case.case: frozenset() for case in datalist.training} if presence is None else presence)
     return [
-        _Patient(
-            name=name,
-            cases=tuple(case.case for case in cases),
-            labels=Counter(i for case in cases for i in (_looked_up(presence, case, "presence") if presence else ())),
-        )
+        _Patient(name=name, cases=len(cases), traits=Counter(trait for case in cases for trait in traits[case.case]))
         for name, cases in sorted(grouped.items())
     ]
+
+
+def _traits(datalist: DataList, presence: Mapping[str, frozenset[int]]) -> dict[str, list[Trait]]:
+    ids_of = {case.case: _looked_up(presence, case, "presence") for case in datalist.training}
+    all_ids = sorted(frozenset().union(*ids_of.values()))
+    return {case: [(label_id, label_id in ids) for label_id in all_ids] for case, ids in ids_of.items()}
 
 
 def _looked_up(known: Mapping[str, T], case: Case, what: str) -> T:
@@ -151,37 +156,37 @@ def _looked_up(known: Mapping[str, T], case: Case, what: str) -> T:
 
 
 def _assign(patients: Sequence[_Patient], *, folds: int, seed: int) -> dict[str, int]:
-    totals: Counter[int] = Counter()
+    totals: Counter[Trait] = Counter()
     for patient in patients:
-        totals.update(patient.labels)
-    all_cases = sum(len(patient.cases) for patient in patients)
-    largest = max(len(patient.cases) for patient in patients)
+        totals.update(patient.traits)
+    all_cases = sum(patient.cases for patient in patients)
+    largest = max(patient.cases for patient in patients)
     sizes = [0] * folds
-    loads: list[Counter[int]] = [Counter() for _ in range(folds)]
+    loads: list[Counter[Trait]] = [Counter() for _ in range(folds)]
     fold_of: dict[str, int] = {}
-
     for patient in _rarest_first(patients, totals, seed):
         # Keeps the bound on sizes; the smallest fold is always allowed.
-        allowed = [f for f in range(folds) if sizes[f] + len(patient.cases) <= min(sizes) + largest]
+        allowed = [f for f in range(folds) if sizes[f] + patient.cases <= min(sizes) + largest]
         _, chosen = min((_crowding(patient, sizes[f] / all_cases**2, loads[f], totals), f) for f in allowed)
         fold_of[patient.name] = chosen
-        sizes[chosen] += len(patient.cases)
-        loads[chosen].update(patient.labels)
+        sizes[chosen] += patient.cases
+        loads[chosen].update(patient.traits)
     return fold_of
 
 
-def _crowding(patient: _Patient, size: float, load: Mapping[int, int], totals: Mapping[int, int]) -> float:
+def _crowding(patient: _Patient, size: float, load: Mapping[Trait, int], totals: Mapping[Trait, int]) -> float:
     """How much a fold already has of what ``patient`` brings; the least crowded fold gets the patient."""
-    labels = sum(n * load[label] / totals[label] ** 2 for label, n in sorted(patient.labels.items()))
-    return labels + len(patient.cases) * size
+    # Sorted, since the order of a sum of floats would otherwise let the order of the cases choose.
+    traits = sum(n * load[trait] / totals[trait] ** 2 for trait, n in sorted(patient.traits.items()))
+    return traits + patient.cases * size
 
 
-def _rarest_first(patients: Sequence[_Patient], totals: Mapping[int, int], seed: int) -> list[_Patient]:
-    """Patients with rare labels and many cases first, while there is still a choice; the seed breaks ties."""
-    labels = sorted(totals, key=lambda label: (totals[label], label))
+def _rarest_first(patients: Sequence[_Patient], totals: Mapping[Trait, int], seed: int) -> list[_Patient]:
+    """Patients with rare traits and many cases first, while there is still a choice; the seed breaks ties."""
+    traits = sorted(totals, key=lambda trait: (totals[trait], trait))
 
     def key(patient: _Patient) -> tuple[tuple[int, ...], int, str]:
         draw = hashlib.sha256(f"{seed}:{patient.name}".encode()).hexdigest()
-        return tuple(-patient.labels.get(label, 0) for label in labels), -len(patient.cases), draw
+        return tuple(-patient.traits.get(trait, 0) for trait in traits), -patient.cases, draw
 
     return sorted(patients, key=key)
