@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -432,6 +433,12 @@ def test_train_and_inference_must_agree(bundle):
     )
 
 
+def test_other_files_of_a_bundle_are_laid_over_train(bundle):
+    (bundle / "configs/evaluate.yaml").write_text("evaluating: ['$print(@max_epochs)']\nmax_epoch: 0\n")
+    problems = check_bundle(bundle)
+    assert [problem.where for problem in problems] == ["evaluate.yaml: max_epoch"]
+
+
 # Values --------------------------------------------------------------------------------------------------------------
 
 
@@ -613,6 +620,16 @@ def test_overlay_of_another_folder(study, tmp_path):
 
 def test_application_that_feeds_its_own_cases_needs_no_data_list(study):
     start(study, **{"dataset_dir": "nowhere", "train#dataset#data": [{"image": "a", "label": "b"}]})
+
+
+def test_edit_below_a_misspelt_id_is_stopped_by_monai_already(study):
+    with pytest.raises(KeyError, match="netwrk_def"):
+        start(study, **{"netwrk_def#strides": [2, 2]})
+
+
+def test_objects_as_overrides_are_not_copied(study):
+    lock = threading.Lock()  # cannot be copied
+    start(study, **{"train#dataset#data": [{"image": lock}]})
 
 
 def test_args_file(study, tmp_path):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ def merge(
         for key, value in load_file(path, merged.problems).items():
             _apply(merged, key, value, origin=path.name, is_first=position == 0, may_merge=True)
     if meta is not None:
-        merged.config[META] = deepcopy(dict(meta))
+        merged.config[META] = _copied(dict(meta))
         merged.origins[META] = "metadata.json"
     for key, value in (overrides or {}).items():
         _apply(merged, key, value, origin=f"--{key}", is_first=False, may_merge=False)
@@ -193,7 +192,7 @@ def _apply(merged: Merged, key: Any, value: Any, *, origin: str, is_first: bool,
         merged.problems.append(Problem(where, what))
         return
     merged.origins[id_] = origin
-    value = deepcopy(value)
+    value = _copied(value)
     if old is not _MISSING and is_merge:
         _merge_into(merged, id_, old, value, where=where, origin=origin, is_first=is_first)
         return
@@ -207,6 +206,13 @@ def _apply(merged: Merged, key: Any, value: Any, *, origin: str, is_first: bool,
         merged.added.append(id_)
     else:
         merged.problems.extend(_replaced_keys(old, value, where=where))
+
+
+def _copied(value: Any) -> Any:
+    """A copy of mappings and lists only: an application may pass objects that cannot be copied."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _merge_into(merged: Merged, id_: str, old: Any, value: Any, *, where: str, origin: str, is_first: bool) -> None:
