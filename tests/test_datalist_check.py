@@ -213,6 +213,15 @@ def test_channels(make):
     assert (finding.severity, finding.code) == ("error", "duplicate")
 
 
+def test_a_missing_channel_filled_with_zeros_is_no_duplicate(make):
+    empty = np.zeros(SHAPE, np.int16)
+    report = check_datalist(make(channels=("ct", "pet"), image_a1=empty, image_b1=empty))
+    assert [(f.severity, f.case, f.code) for f in report.findings] == [
+        ("warning", "a", "constant"),
+        ("warning", "b", "constant"),
+    ]
+
+
 def test_the_same_volume_in_another_file_format_orientation_and_type(make, tmp_path):
     flipped = np.diag([-1.0, -1.0, 1.0, 1.0])
     turned = save(tmp_path / "turned.nii", image_of(0)[::-1, ::-1].astype(np.float32), flipped)

@@ -95,6 +95,15 @@ def test_rare_labels_reach_every_fold():
         assert [sum(i in presence[case.case] for case in cases) for i in (1, 2)] == [4, 1]
 
 
+def test_sizes_are_bounded_where_the_labels_would_have_it_otherwise():
+    """The labels alone would put two patients of 3 cases into one fold, and leave 3 and 2 cases for the others."""
+    ids = [{1}, {1}, {1}, {1, 3}, {3}, set(), {1, 2, 3}, {1, 2, 3}, {3}, {1}, set()]
+    datalist = make_list([3, 3, 3, 2])
+    presence = {case.case: frozenset(found) for case, found in zip(datalist.training, ids, strict=True)}
+    done = split(datalist, folds=3, presence=presence)
+    assert sorted(Counter(case.fold for case in done.training).values()) == [3, 3, 5]
+
+
 def test_another_seed_gives_other_folds_and_the_same_seed_the_same():
     datalist = make_list([1] * 20)
     assert split(datalist, folds=5, seed=0) == split(datalist, folds=5, seed=0)

@@ -139,7 +139,7 @@ def _patients(datalist: DataList, presence: Mapping[str, frozenset[int]] | None)
     traits = _traits(datalist, {case.case: frozenset() for case in datalist.training} if presence is None else presence)
     return [
         _Patient(name=name, cases=len(cases), traits=Counter(trait for case in cases for trait in traits[case.case]))
-        for name, cases in sorted(grouped.items())
+        for name, cases in grouped.items()
     ]
 
 
