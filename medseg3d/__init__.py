@@ -1,7 +1,43 @@
-"""Volumetric segmentation of CT and MRI with MONAI bundles."""
+"""Volumetric segmentation of CT and MRI with MONAI bundles.
 
+Submodules load when they are first named (``medseg3d.datalist``, ``medseg3d.engines``, …): ``import medseg3d`` is
+instant, and a bundle's expressions need one import line.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 
-__all__ = ["__version__"]
+SUBMODULES = (
+    "bundles",
+    "data",
+    "datalist",
+    "engines",
+    "errors",
+    "evaluation",
+    "geometry",
+    "inference",
+    "losses",
+    "metrics",
+    "networks",
+    "phantom",
+    "report",
+    "transforms",
+    "volume",
+)
+
+__all__ = ["__version__", *SUBMODULES]  # noqa: PLE0604 - a tuple of strings
 
 __version__ = version("medseg3d")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in SUBMODULES:
+        return import_module(f"medseg3d.{name}")
+    raise AttributeError(f"module 'medseg3d' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -254,7 +254,7 @@ class _Canvas:
         self.value = np.full(space.scan.size, background, np.float32)
         self.label = np.zeros(space.scan.size, np.uint8)
         self.taken = np.full(space.scan.size, _FAR_MM, np.float32)
-        self._edge_mm = np.float32(np.mean(space.scan.spacing_mm))
+        self._edge_mm = np.float32(np.min(space.scan.spacing_mm))
 
     def paint(self, distance: NDArray[Any], value: Any, label: str | None = None) -> None:
         """Paint the inside; voxels on the border get a share of both sides, as a scanner's would."""

@@ -10,8 +10,9 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from medseg3d.cli import datalist, phantom
+from medseg3d.cli import bundle, datalist, phantom, segment
 from medseg3d.errors import MedsegError
 
 __all__ = ["app", "main"]
@@ -26,6 +27,8 @@ app = typer.Typer(
 )
 app.command("phantom")(phantom.phantom)
 app.add_typer(datalist.app, name="datalist")
+app.command("segment")(segment.segment)
+app.add_typer(bundle.app, name="bundle")
 
 
 def main() -> None:
@@ -33,11 +36,5 @@ def main() -> None:
     try:
         app()
     except MedsegError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_escape(str(error))}")
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(error.exit_status)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

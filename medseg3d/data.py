@@ -1,0 +1,129 @@
+"""What training draws its samples from: a cached data set whose randomness is keyed, and the order of the draws.
+
+Random augmentation normally depends on how many worker processes there are and on everything drawn before. Here each
+sample is a pure function of (seed, draw), where draw counts all samples since training began. So a resumed run sees
+what the uninterrupted one would have seen, with any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import CacheDataset
+from monai.transforms import Compose
+from torch.utils.data import DataLoader, Sampler
+
+__all__ = ["EpochSampler", "SeededCacheDataset", "training_loader"]
+
+Draw = tuple[int, int]  # (index of the case, number of the draw)
+
+
+class EpochSampler(Sampler[Draw]):
+    """Draws for one epoch after another: shuffled passes over the data, cut into epochs of a fixed number of samples.
+
+    Every case is drawn once before any is drawn twice, whatever ``samples_per_epoch`` is.
+
+    Args:
+        cases: number of cases in the data set.
+        samples_per_epoch: draws an epoch.
+        seed: of the shuffling.
+    """
+
+    def __init__(self, cases: int, samples_per_epoch: int, *, seed: int = 0) -> None:
+        self.cases, self.samples_per_epoch, self.seed = cases, samples_per_epoch, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0, that the next iteration draws."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.samples_per_epoch
+
+    def __iter__(self) -> Iterator[Draw]:
+        first = self.epoch * self.samples_per_epoch
+        shuffled, order = -1, np.empty(0, dtype=int)
+        for draw in range(first, first + self.samples_per_epoch):
+            shuffle, position = divmod(draw, self.cases)
+            if shuffle != shuffled:
+                order = np.random.default_rng((self.seed, shuffle)).permutation(self.cases)
+                shuffled = shuffle
+            yield int(order[position]), draw
+
+
+class SeededCacheDataset(CacheDataset):
+    """MONAI's ``CacheDataset`` whose random transforms start from (seed, draw) for each sample.
+
+    Items are asked for by ``(index, draw)``, as ``EpochSampler`` yields them; a plain index counts as draw 0. Random
+    transforms must not write into what they are given (MONAI's and ours do not), since cached arrays are not copied.
+
+    Args:
+        data: a mapping a case.
+        transform: the deterministic transforms first (their result is cached), then the random ones.
+        seed: of all randomness.
+        cache_rate: share of the cases kept in memory, 0 to 1.
+        num_workers: threads that fill the cache.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Callable | Sequence[Callable],
+        *,
+        seed: int = 0,
+        cache_rate: float = 1.0,
+        num_workers: int = 2,
+    ) -> None:
+        compose = transform if isinstance(transform, Compose) else Compose(transform)
+        self.seed = seed
+        super().__init__(data, compose, cache_rate=cache_rate, num_workers=num_workers, copy_cache=False)
+
+    def __getitem__(self, index: int | Draw) -> Any:
+        case, draw = (index, 0) if isinstance(index, int) else index
+        sample_seed = int(np.random.SeedSequence((self.seed, draw)).generate_state(1)[0])
+        self.transform.set_random_state(seed=sample_seed)
+        return self._transform(case)
+
+    def _transform(self, index: int) -> Any:
+        if index < self.cache_num and isinstance(self._cache[index], dict):
+            first_random = self.transform.get_index_of_first(_is_random)
+            # Shallow: transforms replace a sample's entries, and must not replace the cache's.
+            sample = dict(self._cache[index])
+            return sample if first_random is None else self.transform(sample, start=first_random)
+        return super()._transform(index)
+
+
+def _is_random(transform: Callable) -> bool:
+    from monai.transforms import RandomizableTrait, Transform
+
+    return isinstance(transform, RandomizableTrait) or not isinstance(transform, Transform)
+
+
+def training_loader(
+    dataset: SeededCacheDataset, *, batch_size: int, iterations_per_epoch: int, num_workers: int = 0, pin_memory: bool = False
+) -> DataLoader:
+    """Batches for ``iterations_per_epoch`` iterations an epoch, in the order of an ``EpochSampler``.
+
+    Args:
+        num_workers: processes that augment; the samples are the same for any number.
+        pin_memory: copy batches to page-locked memory, for a GPU.
+    """
+    from monai.data import list_data_collate
+
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(len(dataset), batch_size * iterations_per_epoch, seed=dataset.seed),
+        num_workers=num_workers,
+        collate_fn=list_data_collate,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_one_thread if num_workers else None,
+    )
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,10 @@
+"""Training and validation engines: MONAI's, with what every bundle of this project wants attached.
+
+Bundles name ``trainer`` and ``evaluator``; the argument names are MONAI's.
+"""
+
+from medseg3d.engines.device import autocast, default_device
+from medseg3d.engines.training import ResumableTrainer, trainer
+from medseg3d.engines.validation import LabelDice, evaluator
+
+__all__ = ["LabelDice", "ResumableTrainer", "autocast", "default_device", "evaluator", "trainer"]

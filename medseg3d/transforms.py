@@ -1,0 +1,112 @@
+"""Transforms that MONAI and TorchIO lack, in MONAI's dictionary style."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, RandomizableTransform
+
+from medseg3d.errors import CaseError
+from medseg3d.volume import Volume, read_channels, require_same_grid
+
+__all__ = ["LoadVolumed", "RandTorchIOd"]
+
+
+class LoadVolumed(MapTransform):
+    """Load images and label maps from NIfTI, NRRD or MetaImage, and refuse what does not fit together.
+
+    MONAI's ``LoadImaged`` stacks channels and labels of any affine, and tries the next reader when one refuses. Here
+    the files of one sample must share one grid, label maps must hold integers, images must be finite, and the reason
+    of a refusal reaches the user.
+
+    Each key's path (or list of paths, one a channel) becomes a ``MetaTensor`` of shape (channel, i, j, k), float32 for
+    images and uint8 for labels (int16 where ids exceed 255), with the RAS+ ``affine`` and ``filename_or_obj``.
+
+    Args:
+        keys: entries to load.
+        label_keys: those among ``keys`` that hold label maps.
+        allow_missing_keys: leave out keys that a sample lacks, as inference has no labels.
+
+    Raises:
+        CaseError: see above and ``medseg3d.volume.read_volume``.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, label_keys: KeysCollection = ("label",), allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        sample = dict(data)
+        first: Volume | None = None
+        for key in self.key_iterator(sample):
+            volume = read_channels(sample[key])
+            if first is not None:
+                require_same_grid(first, volume)
+            first = first or volume
+            voxels = _as_labels(volume) if key in self.label_keys else _as_image(volume)
+            meta = {"filename_or_obj": str(volume.path), "spatial_shape": np.array(voxels.shape[1:])}
+            sample[key] = MetaTensor(torch.from_numpy(voxels), affine=torch.from_numpy(volume.affine), meta=meta)
+        return sample
+
+
+def _as_image(volume: Volume) -> np.ndarray:
+    voxels = np.ascontiguousarray(volume.voxels, dtype=np.float32)
+    bad = int(voxels.size - np.isfinite(voxels).sum())
+    if bad:
+        raise CaseError(f"{volume.path}: {bad} voxels are NaN or infinite. Replace them with the background's value.")
+    return voxels
+
+
+def _as_labels(volume: Volume) -> np.ndarray:
+    rounded = np.rint(volume.voxels)
+    if not np.array_equal(rounded, volume.voxels):
+        raise CaseError(f"{volume.path}: label values are not integers. Was it resampled by interpolation? Use nearest neighbour.")
+    if rounded.min(initial=0) < 0 or rounded.max(initial=0) > np.iinfo(np.int16).max:
+        raise CaseError(f"{volume.path}: label ids from {rounded.min():g} to {rounded.max():g}; 0 to 32767 are possible.")
+    return np.ascontiguousarray(rounded, dtype=np.uint8 if rounded.max(initial=0) < 256 else np.int16)
+
+
+class RandTorchIOd(RandomizableTransform, MapTransform):
+    """Apply one of TorchIO's random intensity transforms with a probability, seeded as MONAI's are.
+
+    TorchIO draws from torch's global random state, which knows neither MONAI's seeds nor other workers. Here that
+    state is set from this transform's own generator, and put back afterwards.
+
+    Args:
+        keys: images of shape (channel, i, j, k); each is changed alike.
+        transform: for example ``torchio.RandomMotion()``; it must keep shape and position.
+        prob: probability of applying it to a sample.
+
+    Source: Pérez-García et al. 2021, TorchIO.
+    """
+
+    def __init__(self, keys: KeysCollection, transform: Callable, prob: float = 0.1, allow_missing_keys: bool = False) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob)
+        self.transform = transform
+        self.seed = 0
+
+    def randomize(self, data: Any = None) -> None:
+        super().randomize(None)
+        self.seed = int(self.R.randint(2**31 - 1))
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        sample = dict(data)
+        self.randomize()
+        if not self._do_transform:
+            return sample
+        for key in self.key_iterator(sample):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                changed = torch.as_tensor(self.transform(torch.as_tensor(sample[key])))
+            sample[key] = changed.to(sample[key].dtype)
+        return sample
+
+

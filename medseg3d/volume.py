@@ -1,0 +1,187 @@
+"""Reading volumes: voxels and where they lie. numpy, nibabel and SimpleITK; no torch.
+
+Every reader here returns voxels in the file's own axis order with an affine in RAS+ millimetres, or raises
+``CaseError`` with the reason. Nothing is guessed and no second reader is tried when one refuses.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg3d.errors import CaseError, GeometryError
+from medseg3d.geometry import Affine, check_affine, grid_distance_mm, lps_to_ras, spacing_mm
+
+__all__ = ["GRID_TOLERANCE_MM", "SUFFIXES", "Volume", "case_name", "read_channels", "read_geometry", "read_volume",
+           "require_same_grid"]  # fmt: skip
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
+SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+
+# Writers round affines to float32 (NIfTI's qform to about 1e-3 mm over a torso); a tenth of the finest voxel in
+# common use is far above that and far below anything that moves a mask.
+GRID_TOLERANCE_MM = 0.05
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3D image and its grid.
+
+    Attributes:
+        voxels: array of shape (i, j, k), in the file's type after its own scaling.
+        affine: 4×4, voxel index → RAS+ mm.
+        path: the file it came from.
+    """
+
+    voxels: NDArray[Any]
+    affine: Affine
+    path: Path
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        return spacing_mm(self.affine)
+
+
+def case_name(path: str | Path) -> str:
+    """File name without its image suffix.
+
+    >>> case_name("study/liver_01.nii.gz")
+    'liver_01'
+    """
+    name = Path(path).name
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read one 3D volume from NIfTI, NRRD or MetaImage.
+
+    A trailing fourth axis of length 1 is dropped. Values are the file's integers, or float32 where it is scaled or
+    holds floats.
+
+    Raises:
+        CaseError: missing, unreadable or truncated file; not three-dimensional; an unknown suffix.
+        GeometryError: an affine that no image can have.
+    """
+    path = _existing(Path(path))
+    return _read_nifti(path) if path.name.lower().endswith(NIFTI_SUFFIXES) else _read_itk(path)
+
+
+def read_geometry(path: str | Path) -> tuple[tuple[int, ...], Affine]:
+    """Shape (i, j, k) and RAS+ affine from the header alone, with ``read_volume``'s errors."""
+    path = _existing(Path(path))
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
+        image = _open_nifti(path)
+        shape = image.shape[:3] if len(image.shape) == 4 and image.shape[3] == 1 else image.shape
+        return _require_3d(tuple(int(n) for n in shape), path), _affine_of(image.affine, path)
+    volume = _read_itk(path)
+    return volume.voxels.shape, volume.affine
+
+
+def read_channels(paths: str | Path | list[str] | list[Path]) -> Volume:
+    """Read one file, or several as the channels of one image; voxels get a leading channel axis (c, i, j, k).
+
+    Raises:
+        CaseError: as ``read_volume``; a channel on another grid than the first, with the distance in mm.
+    """
+    files = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    volumes = [read_volume(file) for file in files]
+    for other in volumes[1:]:
+        require_same_grid(volumes[0], other)
+    return Volume(np.stack([v.voxels for v in volumes]), volumes[0].affine, volumes[0].path)
+
+
+def require_same_grid(first: Volume, second: Volume, *, tolerance_mm: float = GRID_TOLERANCE_MM) -> None:
+    """Raise ``GeometryError`` unless two volumes have the same shape and place their voxels alike.
+
+    Shapes are compared over the last three axes, so that an image with channels can be held against its label.
+    """
+    shape_a, shape_b = first.voxels.shape[-3:], second.voxels.shape[-3:]
+    if shape_a != shape_b:
+        raise GeometryError(
+            f"{second.path.name} has {_by(shape_b)} voxels, {first.path.name} {_by(shape_a)}. "
+            "Resample one onto the other's grid before it is used."
+        )
+    distance = grid_distance_mm(first.affine, second.affine, shape_a)
+    if distance > tolerance_mm:
+        raise GeometryError(
+            f"{second.path.name} lies up to {distance:.2f} mm away from {first.path.name} (tolerance {tolerance_mm} mm). "
+            "Their headers disagree: resample one onto the other's grid, or repair the header."
+        )
+
+
+def _existing(path: Path) -> Path:
+    if not path.name.lower().endswith(SUFFIXES):
+        raise CaseError(f"{path}: not a volume that can be read here; known are {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise CaseError(f"{path}: no such file.")
+    return path
+
+
+def _open_nifti(path: Path) -> Any:
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        return nibabel.load(path)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise CaseError(f"{path}: not a readable NIfTI file ({error}). Is it complete?") from error
+
+
+def _read_nifti(path: Path) -> Volume:
+    image = _open_nifti(path)
+    try:
+        voxels = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise CaseError(f"{path}: the voxels cannot be read ({error}). The file is probably truncated: copy it again.") from error
+    if voxels.ndim == 4 and voxels.shape[3] == 1:
+        voxels = voxels[..., 0]
+    _require_3d(voxels.shape, path)
+    if voxels.dtype == np.float64:
+        voxels = voxels.astype(np.float32)
+    return Volume(voxels, _affine_of(image.affine, path), path)
+
+
+def _read_itk(path: Path) -> Volume:
+    import SimpleITK as sitk
+
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CaseError(f"{path}: not readable ({reason}). Is it complete?") from error
+    _require_3d(image.GetSize(), path)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise CaseError(f"{path}: {image.GetNumberOfComponentsPerPixel()} components a voxel; one file a channel is needed.")
+    affine_lps = np.eye(4)
+    affine_lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
+    affine_lps[:3, 3] = image.GetOrigin()
+    # SimpleITK hands arrays over as (k, j, i).
+    voxels = np.ascontiguousarray(sitk.GetArrayFromImage(image).T)
+    return Volume(voxels, _affine_of(lps_to_ras(affine_lps), path), path)
+
+
+def _affine_of(affine: Any, path: Path) -> Affine:
+    try:
+        return check_affine(affine)
+    except GeometryError as error:
+        raise GeometryError(f"{path}: {error}") from error
+
+
+def _require_3d(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
+    if len(shape) != 3:
+        raise CaseError(f"{path}: {_by(shape)} voxels, {len(shape)} axes; a volume has three. Write one file a channel or time point.")
+    return shape
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))

@@ -1,0 +1,43 @@
+"""What tests share: small phantoms, the real data where it is, and no CUDA test without CUDA."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data that MEDSEG3D_DATA names."""
+    folder = os.environ.get("MEDSEG3D_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("MEDSEG3D_DATA names no folder with the real data")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def phantom_datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four small CT phantoms to train on and one to segment."""
+    from medseg3d.phantom import write_study
+
+    folder = tmp_path_factory.mktemp("phantom_ct")
+    return write_study(folder, modality="ct", cases=4, test_cases=1, seed=7, size=(48, 48, 32))
+
+
+@pytest.fixture(scope="session")
+def mri_datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four small MRI phantoms to train on and one to segment."""
+    from medseg3d.phantom import write_study
+
+    folder = tmp_path_factory.mktemp("phantom_mri")
+    return write_study(folder, modality="mri", cases=4, test_cases=1, seed=7, size=(48, 48, 32))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
