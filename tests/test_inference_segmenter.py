@@ -357,6 +357,20 @@ class TestRun:
         segmenter(write(tmp_path / "p01.nii.gz", nested_balls()), tmp_path / "out", network=network, amp=amp).run()
         assert set(seen) == {dtype}
 
+    def test_a_gpu_too_full_for_the_images_grid_leaves_it_to_the_cpu(self, tmp_path, caplog):
+        source = write(tmp_path / "p01.nii.gz", nested_balls())
+        calls = []
+
+        def full_at_first(case):
+            calls.append(case)
+            if len(calls) == 1:
+                raise RuntimeError("applying transform") from torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return ToImageGridd("pred")(case)
+
+        segmenter(source, tmp_path / "out", postprocessing=full_at_first).run()
+        assert "doing that on the CPU" in caplog.text
+        np.testing.assert_array_equal(voxels(tmp_path / "out" / "p01.nii.gz"), nested_balls())
+
     def test_what_concerns_every_case_stops_the_run(self, tmp_path):
         source = write(tmp_path / "p01.nii.gz", nested_balls())
         with pytest.raises(ConfigError, match="The network gives 2 channels; labels up to 2 and the background make 3"):

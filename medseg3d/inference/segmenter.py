@@ -187,7 +187,7 @@ class Segmenter:
         refuse_overwriting([mask_path(self.output_dir, name)], list(paths))
         begin_inference = time.perf_counter()
         logits = self._predict(loaded.data[self.image_key])
-        data = self.postprocessing({**loaded.data, self.pred_key: logits})
+        data = self._postprocessed(loaded.data, logits)
         mask = _checked_mask(data[self.pred_key], loaded.header)
         inference_seconds = time.perf_counter() - begin_inference
         volumes_ml = self._volumes_ml(mask, loaded.header)
@@ -221,6 +221,18 @@ class Segmenter:
                               f"make {wanted}. Make labels and network_def agree.")  # fmt: skip
         return logits
 
+    def _postprocessed(self, data: dict[str, Any], logits: torch.Tensor) -> dict[str, Any]:
+        """The post-processing's answer; in main memory where the GPU has no room for the image's own grid."""
+        try:
+            return self.postprocessing({**data, self.pred_key: logits})
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+        logger.warning("GPU memory is full while the mask is put on the image's grid; doing that on the CPU.")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self.postprocessing({**data, self.pred_key: logits.cpu()})
+
     def _volumes_ml(self, mask: NDArray[Any], header: ImageHeader) -> dict[str, float]:
         counts = np.bincount(mask.ravel(), minlength=max(self.labels.values()) + 1)
         voxel_ml = voxel_volume_ml(header.affine_ras)
@@ -236,7 +248,7 @@ class Segmenter:
             path = mask_path(self.output_dir, name, kind)
             if wanted:
                 channels = probabilities_on_grid(
-                    logits.float().softmax(dim=0), map_to_image_grid(loaded.data[self.image_key])
+                    logits.cpu().softmax(dim=0), map_to_image_grid(loaded.data[self.image_key])
                 )
                 write_nifti(path, make(channels, len(logits), loaded.header.shape), loaded.header)
             else:
@@ -276,6 +288,12 @@ def _reraise_if_general(error: BaseException) -> None:
         if isinstance(cause, MedsegError) and not isinstance(cause, CaseError):
             raise cause
         cause = cause.__cause__
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, torch.cuda.OutOfMemoryError):
+        error = error.__cause__
+    return error is not None
 
 
 def _paths(image: str | Path | Sequence[str | Path]) -> list[Path]:
