@@ -29,7 +29,7 @@ class RandSpatialPatchd(Randomizable, MapTransform):
 
     Args:
         keys: entries of shape (channel, x, y, z), all on one grid.
-        spatial_size: voxels of the patch; an axis of 1 makes it a slice, and must be kept by the rotation.
+        spatial_size: voxels of the patch. An axis of 1 makes it a slice, which is turned and bent only in its plane.
         label_key: entry with labels, among ``keys``.
         indices_key: entry with the flat voxel indices of each class, from MONAI's ``ClassesToIndicesd``; background first.
         foreground_prob: probability that the patch is centred on a voxel of a label, each label in the image being as
@@ -124,6 +124,8 @@ class RandSpatialPatchd(Randomizable, MapTransform):
     def _matrix(self) -> NDArray:
         """Rotation and scaling in mm, as it acts on voxel offsets."""
         angles = self.R.uniform(-1, 1, 3) * self.rotate_range
+        for thin in np.flatnonzero(self.spatial_size == 1):
+            angles[[a for a in range(3) if a != thin]] = 0
         factor = np.exp(self.R.uniform(-1, 1) * np.log1p(self.scale_range))
         return np.diag(1 / self.spacing) @ rotation_matrix(angles) @ np.diag(self.spacing) * factor
 
@@ -132,7 +134,6 @@ class RandSpatialPatchd(Randomizable, MapTransform):
         extent_mm = (self.spatial_size - 1) * self.spacing
         bases = [bspline_basis(n, extent / self.elastic_cell) for n, extent in zip(self.spatial_size, extent_mm, strict=True)]
         controls = self.R.normal(0, self.R.uniform(0, self.elastic_range), [*(b.shape[1] for b in bases), 3])
-        # A slice stays in its plane: what is one voxel thick is not bent out of it.
         controls = controls * (self.spatial_size > 1) / self.spacing
         field = torch.as_tensor(controls, dtype=torch.float32)
         # One axis after another: a single einsum over all of them would build their outer product.

@@ -51,7 +51,11 @@ class LoadVolumed(MapTransform):
                 require_same_grid(first, volume)
             first = first or volume
             voxels = _as_labels(volume) if key in self.label_keys else _as_image(volume)
-            meta = {"filename_or_obj": str(volume.path), "spatial_shape": np.array(voxels.shape[1:])}
+            meta = {
+                "filename_or_obj": str(volume.path),
+                "original_affine": volume.affine,
+                "spatial_shape": np.array(voxels.shape[1:]),
+            }
             sample[key] = MetaTensor(torch.from_numpy(voxels), affine=torch.from_numpy(volume.affine), meta=meta)
         return sample
 

@@ -7,6 +7,7 @@ Every reader here returns voxels in the file's own axis order with an affine in 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def read_geometry(path: str | Path) -> tuple[tuple[int, ...], Affine]:
     return volume.voxels.shape, volume.affine
 
 
-def read_channels(paths: str | Path | list[str] | list[Path]) -> Volume:
+def read_channels(paths: str | Path | Sequence[str | Path]) -> Volume:
     """Read one file, or several as the channels of one image; voxels get a leading channel axis (c, i, j, k).
 
     Raises:

@@ -6,25 +6,19 @@ it and nothing is unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import random
 import zipfile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from medseg3d.errors import CheckpointError
 
-__all__ = ["file_sha256", "load_checkpoint", "load_weights", "random_states", "restore_random_states", "save_atomically"]
-
-
-class Stateful(Protocol):
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+__all__ = ["load_checkpoint", "random_states", "restore_random_states", "save_atomically"]
 
 
 def save_atomically(content: dict[str, Any], path: Path) -> None:
@@ -49,7 +43,7 @@ def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> 
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Train first, or name the weights with --weights.")
+        raise CheckpointError(f"{path}: no such file. Train first.")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
@@ -61,41 +55,6 @@ def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> 
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict or checkpoint.")
     return content
-
-
-def load_weights(network: torch.nn.Module, path: str | Path) -> torch.nn.Module:
-    """Load a bare state dict, or the network of a checkpoint, strictly; return the network.
-
-    Raises:
-        CheckpointError: unreadable, or of another network, with the names and shapes that differ.
-    """
-    content = load_checkpoint(path)
-    weights = content.get("network", content)
-    own = network.state_dict()
-    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [
-        f"{k}: {tuple(weights[k].shape)} in the file, {tuple(own[k].shape)} in the network"
-        for k in sorted(own.keys() & weights.keys())
-        if own[k].shape != weights[k].shape
-    ]
-    if missing or unknown or shapes:
-        details = [
-            *(f"missing in the file: {k}" for k in missing[:3]),
-            *(f"unknown to the network: {k}" for k in unknown[:3]),
-            *shapes[:3],
-        ]
-        raise CheckpointError(
-            f"{path}: does not fit the network ({len(missing)} missing, {len(unknown)} unknown, {len(shapes)} of another "
-            f"shape; {'; '.join(details)}). Use the network_def and labels that it was trained with."
-        )
-    network.load_state_dict(weights)
-    return network
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def random_states() -> dict[str, Any]:
