@@ -50,6 +50,12 @@ def test_the_input_is_left_as_it_was():
     np.testing.assert_array_equal(case["pred"][0].numpy(), blocks())
 
 
+def test_a_row_with_a_gap():
+    labels = np.zeros((3, 3, 5), np.uint8)
+    labels[1, 1, [0, 2, 3]] = 1
+    assert KeepLargestComponentd("pred")(mask(labels))["pred"][0, 1, 1].tolist() == [0, 0, 1, 1, 0]
+
+
 def test_corners_touch_or_not_by_connectivity():
     labels = np.zeros((4, 4, 4), np.uint8)
     labels[0, 0, 0] = labels[1, 1, 1] = labels[1, 1, 2] = 1

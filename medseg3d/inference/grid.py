@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from medseg3d.errors import GeometryError
 from medseg3d.geometry import check_affine
-from medseg3d.inference.cases import read_header
 
 __all__ = ["GridMap", "ToImageGridd", "image_grid", "labels_on_grid", "map_to_image_grid", "probabilities_on_grid"]
 
@@ -184,10 +182,6 @@ def image_grid(image: torch.Tensor) -> tuple[NDArray[np.float64], tuple[int, int
     meta = image.meta if isinstance(image, MetaTensor) else {}
     if "original_affine" in meta and "spatial_shape" in meta:
         return check_affine(np.asarray(meta["original_affine"])), _triple(np.asarray(meta["spatial_shape"]))
-    path = Path(str(meta.get("filename_or_obj", "")))
-    if path.is_file():
-        header = read_header(path)
-        return header.affine_ras, header.shape
     raise GeometryError(
         "The preprocessed image does not know the grid of its file, so its mask cannot be put back. Load it with "
         "medseg3d.transforms.LoadVolumed or LoadImaged, and keep MetaTensors through the preprocessing."

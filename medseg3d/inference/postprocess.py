@@ -186,7 +186,9 @@ class FillHolesd(_PerLabeld):
 
 def _components(mask: BoolMask, connectivity: Connectivity) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Component numbers from 1, and the size of each."""
-    components, count = cc3d.connected_components(mask, connectivity=connectivity, return_N=True)
+    # cc3d 4.1.1 raises "maximum length exception" for a mask of one row with a gap; with a margin it never does.
+    padded, count = cc3d.connected_components(np.pad(mask, 1), connectivity=connectivity, return_N=True)
+    components = padded[1:-1, 1:-1, 1:-1]
     return components, np.bincount(components.ravel(), minlength=count + 1)[1:]
 
 

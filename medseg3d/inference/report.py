@@ -116,6 +116,6 @@ def print_report(report: SegmentReport, labels: Sequence[str], *, console: Conso
     for c in report.cases:
         volumes = [f"{c.volumes_ml[name]:.2f}" if name in c.volumes_ml else "–" for name in labels]
         status = f"[red]{c.status}[/]" if c.status == "failed" else c.status
-        note = escape(c.error or "; ".join(c.findings))
+        note = "failed, reason below" if c.error else escape("; ".join(c.findings))
         table.add_row(escape(c.case), status, *volumes, f"{c.seconds:.1f}", note)
     console.print(table)
