@@ -204,7 +204,7 @@ def organ_dice(predicted: np.ndarray, labels: np.ndarray) -> list[float]:
 
 @pytest.mark.parametrize("modality", ["ct", "mri"])
 def test_intensity_and_position_alone_do_not_find_the_organs(modality: str):
-    # A forest: gradient boosting and nearest neighbours reach no more (0.54 and 0.53 against 0.55 on CT).
+    # A forest reaches most here (0.58 on CT); nearest neighbours and gradient boosting stay just below it.
     rng = np.random.default_rng(0)
     size = (64, 64, 32)
     train = [voxel_features(make_case(modality, 0, i, size=size, lesions=False), modality) for i in range(24)]
