@@ -14,6 +14,7 @@ SUBMODULES = (
     "bundles",
     "data",
     "datalist",
+    "demo",
     "engines",
     "errors",
     "evaluation",

@@ -103,7 +103,12 @@ def _is_random(transform: Callable) -> bool:
 
 
 def training_loader(
-    dataset: SeededCacheDataset, *, batch_size: int, iterations_per_epoch: int, num_workers: int = 0, pin_memory: bool = False
+    dataset: SeededCacheDataset,
+    *,
+    batch_size: int,
+    iterations_per_epoch: int,
+    num_workers: int = 0,
+    pin_memory: bool = False,
 ) -> DataLoader:
     """Batches for ``iterations_per_epoch`` iterations an epoch, in the order of an ``EpochSampler``.
 

@@ -16,7 +16,7 @@ import numpy as np
 from medseg3d.errors import CaseError
 from medseg3d.geometry import voxel_volume_ml
 from medseg3d.metrics import LabelOverlap, label_overlaps
-from medseg3d.volume import read_volume, require_same_grid
+from medseg3d.volume import label_map, read_volume, require_same_grid
 
 __all__ = ["LabelScore", "Summary", "evaluate", "score_case", "summarise"]
 
@@ -64,13 +64,14 @@ def score_case(item: Mapping[str, Any], prediction: Path, *, labels: Mapping[str
     """Score one mask against ``item["label"]``.
 
     Raises:
-        CaseError: a file is missing or unreadable, or the two lie on different grids.
+        CaseError: a file is missing or unreadable, holds no integers, or the two lie on different grids.
     """
+    if not item.get("label"):
+        raise CaseError(f"{item['case']}: the data list names no reference label to score against.")
     reference, predicted = read_volume(item["label"]), read_volume(prediction)
     require_same_grid(reference, predicted)
     voxel_ml = voxel_volume_ml(reference.affine)
-    maps = [np.rint(v.voxels).astype(np.int32) for v in (reference, predicted)]
-    overlaps = label_overlaps(*maps, list(labels.values()))
+    overlaps = label_overlaps(label_map(reference), label_map(predicted), list(labels.values()))
 
     def row(name: str, label: int, overlap: LabelOverlap) -> LabelScore:
         case, patient = str(item["case"]), str(item.get("patient", item["case"]))

@@ -34,7 +34,9 @@ def check_affine(affine: ArrayLike) -> Affine:
         raise GeometryError(f"The affine's last row is {matrix[3].tolist()}, not [0, 0, 0, 1].")
     lengths = np.linalg.norm(matrix[:3, :3], axis=0)
     if (lengths == 0).any() or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-6:
-        raise GeometryError(f"The affine is singular (axis lengths {lengths.round(4).tolist()} mm): no voxel has a volume.")
+        raise GeometryError(
+            f"The affine is singular (axis lengths {lengths.round(4).tolist()} mm): no voxel has a volume."
+        )
     return matrix
 
 

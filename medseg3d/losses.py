@@ -11,9 +11,9 @@ __all__ = ["StackedDeepSupervisionLoss"]
 class StackedDeepSupervisionLoss(DeepSupervisionLoss):
     """Deep supervision for networks that stack their heads, as MONAI's ``DynUNet`` does in training.
 
-    The heads arrive as one tensor (batch, head, class, *spatial), finest first, and weigh 1, 1/2, 1/4, … normalised to
-    a sum of 1 (Isensee et al. 2021, nnU-Net). An unstacked prediction (batch, class, *spatial), which the network
-    gives in evaluation mode, takes ``loss`` as it is.
+    The heads arrive as one tensor (batch, head, class, *spatial), finest first, and weigh 1, 1/2, 1/4, 1/8, and 1/16
+    from the fifth on, normalised to a sum of 1 (Isensee et al. 2021, nnU-Net). An unstacked prediction
+    (batch, class, *spatial), which the network gives in evaluation mode, takes ``loss`` as it is.
 
     Args:
         loss: loss of one head, called with (prediction, target) of shapes (batch, class, …) and (batch, 1, …).

@@ -31,7 +31,8 @@ class RandSpatialPatchd(Randomizable, MapTransform):
         keys: entries of shape (channel, x, y, z), all on one grid.
         spatial_size: voxels of the patch. An axis of 1 makes it a slice, which is turned and bent only in its plane.
         label_key: entry with labels, among ``keys``.
-        indices_key: entry with the flat voxel indices of each class, from MONAI's ``ClassesToIndicesd``; background first.
+        indices_key: entry with the flat voxel indices of each class, background first, as MONAI's ``ClassesToIndicesd``
+            gives them.
         foreground_prob: probability that the patch is centred on a voxel of a label, each label in the image being as
             likely as the others (nnU-Net forces a third). The other patches lie anywhere.
         spacing: voxel size in mm.
@@ -105,7 +106,8 @@ class RandSpatialPatchd(Randomizable, MapTransform):
             # Whole steps from the grid's own positions, so that an undeformed patch is not blurred.
             wanted = np.round(wanted - half) + half
         else:
-            wanted = np.floor(self.R.uniform(0, 1, 3) * (np.abs(shape - self.spatial_size) + 1)) - np.abs(spare) + middle
+            places = np.abs(shape - self.spatial_size) + 1
+            wanted = np.floor(self.R.uniform(0, 1, 3) * places) - np.abs(spare) + middle
         return np.clip(wanted, middle - np.abs(spare), middle + np.abs(spare))
 
     def _points(self, centre: NDArray) -> torch.Tensor:
@@ -132,7 +134,8 @@ class RandSpatialPatchd(Randomizable, MapTransform):
     def _displacement(self) -> torch.Tensor:
         """A smooth random displacement of every voxel, in voxels: shape (x, y, z, 3)."""
         extent_mm = (self.spatial_size - 1) * self.spacing
-        bases = [bspline_basis(n, extent / self.elastic_cell) for n, extent in zip(self.spatial_size, extent_mm, strict=True)]
+        cells = extent_mm / self.elastic_cell
+        bases = [bspline_basis(n, count) for n, count in zip(self.spatial_size, cells, strict=True)]
         controls = self.R.normal(0, self.R.uniform(0, self.elastic_range), [*(b.shape[1] for b in bases), 3])
         controls = controls * (self.spatial_size > 1) / self.spacing
         field = torch.as_tensor(controls, dtype=torch.float32)
@@ -178,4 +181,5 @@ def _linear(image: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     sizes = torch.tensor(image.shape[1:], dtype=torch.float32)
     # grid_sample counts axes from the last and places voxel centres at (2i + 1) / n - 1.
     grid = ((2 * points + 1) / sizes - 1).flip(-1)
-    return F.grid_sample(image[None].float(), grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
+    batch = image[None].float()
+    return F.grid_sample(batch, grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]

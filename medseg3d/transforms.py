@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
 from medseg3d.errors import CaseError
-from medseg3d.volume import Volume, read_channels, require_same_grid
+from medseg3d.volume import Volume, label_map, read_channels, require_same_grid
 
 __all__ = ["LoadVolumed", "RandTorchIOd"]
 
@@ -50,7 +50,7 @@ class LoadVolumed(MapTransform):
             if first is not None:
                 require_same_grid(first, volume)
             first = first or volume
-            voxels = _as_labels(volume) if key in self.label_keys else _as_image(volume)
+            voxels = label_map(volume) if key in self.label_keys else _as_image(volume)
             meta = {
                 "filename_or_obj": str(volume.path),
                 "original_affine": volume.affine,
@@ -68,15 +68,6 @@ def _as_image(volume: Volume) -> np.ndarray:
     return voxels
 
 
-def _as_labels(volume: Volume) -> np.ndarray:
-    rounded = np.rint(volume.voxels)
-    if not np.array_equal(rounded, volume.voxels):
-        raise CaseError(f"{volume.path}: label values are not integers. Was it resampled by interpolation? Use nearest neighbour.")
-    if rounded.min(initial=0) < 0 or rounded.max(initial=0) > np.iinfo(np.int16).max:
-        raise CaseError(f"{volume.path}: label ids from {rounded.min():g} to {rounded.max():g}; 0 to 32767 are possible.")
-    return np.ascontiguousarray(rounded, dtype=np.uint8 if rounded.max(initial=0) < 256 else np.int16)
-
-
 class RandTorchIOd(RandomizableTransform, MapTransform):
     """Apply one of TorchIO's random intensity transforms with a probability, seeded as MONAI's are.
 
@@ -91,7 +82,9 @@ class RandTorchIOd(RandomizableTransform, MapTransform):
     Source: Pérez-García et al. 2021, TorchIO.
     """
 
-    def __init__(self, keys: KeysCollection, transform: Callable, prob: float = 0.1, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, transform: Callable, prob: float = 0.1, allow_missing_keys: bool = False
+    ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.transform = transform
@@ -108,9 +101,8 @@ class RandTorchIOd(RandomizableTransform, MapTransform):
             return sample
         for key in self.key_iterator(sample):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
+                # torch.manual_seed would seed the GPU's generators too, which are not put back.
+                torch.default_generator.manual_seed(self.seed)
                 changed = torch.as_tensor(self.transform(torch.as_tensor(sample[key])))
             sample[key] = changed.to(sample[key].dtype)
         return sample
-
-

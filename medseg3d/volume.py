@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from medseg3d.errors import CaseError, GeometryError
 from medseg3d.geometry import Affine, check_affine, grid_distance_mm, lps_to_ras, spacing_mm
 
-__all__ = ["GRID_TOLERANCE_MM", "SUFFIXES", "Volume", "case_name", "read_channels", "read_geometry", "read_volume",
-           "require_same_grid"]  # fmt: skip
+__all__ = ["GRID_TOLERANCE_MM", "SUFFIXES", "Volume", "case_name", "label_map", "read_channels", "read_geometry",
+           "read_volume", "require_same_grid"]  # fmt: skip
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
@@ -69,7 +69,8 @@ def read_volume(path: str | Path) -> Volume:
     holds floats.
 
     Raises:
-        CaseError: missing, unreadable or truncated file; not three-dimensional; an unknown suffix.
+        CaseError: missing, unreadable or truncated file; not three-dimensional; colours or complex numbers; an unknown
+            suffix.
         GeometryError: an affine that no image can have.
     """
     path = _existing(Path(path))
@@ -83,17 +84,18 @@ def read_geometry(path: str | Path) -> tuple[tuple[int, ...], Affine]:
         image = _open_nifti(path)
         shape = image.shape[:3] if len(image.shape) == 4 and image.shape[3] == 1 else image.shape
         return _require_3d(tuple(int(n) for n in shape), path), _affine_of(image.affine, path)
-    volume = _read_itk(path)
-    return volume.voxels.shape, volume.affine
+    return _itk_geometry(_open_itk(path, voxels=False), path)
 
 
 def read_channels(paths: str | Path | Sequence[str | Path]) -> Volume:
     """Read one file, or several as the channels of one image; voxels get a leading channel axis (c, i, j, k).
 
     Raises:
-        CaseError: as ``read_volume``; a channel on another grid than the first, with the distance in mm.
+        CaseError: as ``read_volume``; no file; a channel on another grid than the first, with the distance in mm.
     """
     files = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not files:
+        raise CaseError("The list of an image's channels is empty: name one file a channel.")
     volumes = [read_volume(file) for file in files]
     for other in volumes[1:]:
         require_same_grid(volumes[0], other)
@@ -114,9 +116,26 @@ def require_same_grid(first: Volume, second: Volume, *, tolerance_mm: float = GR
     distance = grid_distance_mm(first.affine, second.affine, shape_a)
     if distance > tolerance_mm:
         raise GeometryError(
-            f"{second.path.name} lies up to {distance:.2f} mm away from {first.path.name} (tolerance {tolerance_mm} mm). "
-            "Their headers disagree: resample one onto the other's grid, or repair the header."
+            f"{second.path.name} lies up to {distance:.2f} mm away from {first.path.name} (tolerance {tolerance_mm} "
+            "mm). Their headers disagree: resample one onto the other's grid, or repair the header."
         )
+
+
+def label_map(volume: Volume) -> NDArray[Any]:
+    """The voxels of a label map as uint8, or int16 where ids exceed 255.
+
+    Raises:
+        CaseError: values that are not integers (NaN too), or outside 0 to 32767.
+    """
+    rounded = np.rint(volume.voxels)
+    if not np.array_equal(rounded, volume.voxels):
+        raise CaseError(
+            f"{volume.path}: label values are not integers. Was it resampled by interpolation? Use nearest neighbour."
+        )
+    low, high = rounded.min(initial=0), rounded.max(initial=0)
+    if low < 0 or high > np.iinfo(np.int16).max:
+        raise CaseError(f"{volume.path}: label ids from {low:g} to {high:g}; 0 to 32767 are possible.")
+    return np.ascontiguousarray(rounded, dtype=np.uint8 if high < 256 else np.int16)
 
 
 def _existing(path: Path) -> Path:
@@ -142,8 +161,14 @@ def _read_nifti(path: Path) -> Volume:
     image = _open_nifti(path)
     try:
         voxels = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise CaseError(f"{path}: the voxels cannot be read ({error}). The file is probably truncated: copy it again.") from error
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
+        raise CaseError(
+            f"{path}: the voxels cannot be read ({error}). The file is probably truncated: copy it again."
+        ) from error
+    if voxels.dtype.kind not in "iuf":
+        raise CaseError(
+            f"{path}: voxels are colours or complex numbers ({voxels.dtype}); one number a voxel is needed."
+        )
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]
     _require_3d(voxels.shape, path)
@@ -152,23 +177,41 @@ def _read_nifti(path: Path) -> Volume:
     return Volume(voxels, _affine_of(image.affine, path), path)
 
 
-def _read_itk(path: Path) -> Volume:
+def _open_itk(path: Path, *, voxels: bool) -> Any:
+    """A SimpleITK image, or the reader that holds its header."""
     import SimpleITK as sitk
 
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        image = sitk.ReadImage(str(path))
+        reader.ReadImageInformation()
+        return reader.Execute() if voxels else reader
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CaseError(f"{path}: not readable ({reason}). Is it complete?") from error
-    _require_3d(image.GetSize(), path)
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise CaseError(f"{path}: {image.GetNumberOfComponentsPerPixel()} components a voxel; one file a channel is needed.")
+
+
+def _read_itk(path: Path) -> Volume:
+    import SimpleITK as sitk
+
+    image = _open_itk(path, voxels=True)
+    shape, affine = _itk_geometry(image, path)
+    # SimpleITK hands arrays over as (k, j, i), after a fourth axis of length 1 where there is one.
+    voxels = sitk.GetArrayFromImage(image).reshape(shape[::-1])
+    return Volume(np.ascontiguousarray(voxels.T), affine, path)
+
+
+def _itk_geometry(image: Any, path: Path) -> tuple[tuple[int, ...], Affine]:
+    size = tuple(image.GetSize())
+    shape = _require_3d(size[:3] if len(size) == 4 and size[3] == 1 else size, path)
+    components = getattr(image, "GetNumberOfComponentsPerPixel", None) or image.GetNumberOfComponents
+    if components() != 1:
+        raise CaseError(f"{path}: {components()} components a voxel; one file a channel is needed.")
+    axes = len(size)
     affine_lps = np.eye(4)
-    affine_lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
-    affine_lps[:3, 3] = image.GetOrigin()
-    # SimpleITK hands arrays over as (k, j, i).
-    voxels = np.ascontiguousarray(sitk.GetArrayFromImage(image).T)
-    return Volume(voxels, _affine_of(lps_to_ras(affine_lps), path), path)
+    affine_lps[:3, :3] = np.reshape(image.GetDirection(), (axes, axes))[:3, :3] @ np.diag(image.GetSpacing()[:3])
+    affine_lps[:3, 3] = image.GetOrigin()[:3]
+    return shape, _affine_of(lps_to_ras(affine_lps), path)
 
 
 def _affine_of(affine: Any, path: Path) -> Affine:
@@ -180,7 +223,10 @@ def _affine_of(affine: Any, path: Path) -> Affine:
 
 def _require_3d(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
     if len(shape) != 3:
-        raise CaseError(f"{path}: {_by(shape)} voxels, {len(shape)} axes; a volume has three. Write one file a channel or time point.")
+        raise CaseError(
+            f"{path}: {_by(shape)} voxels, {len(shape)} axes; a volume has three. "
+            "Write one file a channel or time point."
+        )
     return shape
 
 

@@ -20,13 +20,13 @@ from medseg3d.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
-__all__ = ["check_run"]
+__all__ = ["Run", "check_run", "current_run"]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """The workflow that is being initialised, and how it was started.
 
     ``config_files`` is empty when it was made directly, ``ConfigWorkflow(...)``: it does not keep their names.
@@ -54,7 +54,7 @@ def check_run() -> None:
             is the last thing in the terminal and not the middle of a traceback; the exit status is 2.
         UsageError: called outside a workflow.
     """
-    run = _current_run()
+    run = current_run()
     problems = _check(run)
     errors = errors_in(problems)
     for problem in problems:
@@ -64,7 +64,7 @@ def check_run() -> None:
         _refuse(ConfigError(summary(errors)))
 
 
-def _check(run: _Run) -> list[Problem]:
+def _check(run: Run) -> list[Problem]:
     merged, problems = _merged(run)
     values = _RunValues(run.workflow)
     problems += check_merged(merged, values)
@@ -91,7 +91,12 @@ def _frames() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _current_run() -> _Run:
+def current_run() -> Run:
+    """The MONAI workflow on the call stack.
+
+    Raises:
+        UsageError: there is none.
+    """
     from monai.bundle import ConfigWorkflow
     from monai.bundle.scripts import create_workflow
 
@@ -101,13 +106,13 @@ def _current_run() -> _Run:
             workflow = frame.f_locals["self"]
         if workflow is not None and frame.f_code is create_workflow.__code__:
             files, options = frame.f_locals.get("config_file"), frame.f_locals.get("_args", {})
-            return _Run(workflow, _as_paths(files), dict(options))
+            return Run(workflow, _as_paths(files), dict(options))
     if workflow is None:
         raise UsageError(
             "check_run() checks the MONAI workflow that calls it, and none does. Put '$medseg3d.bundles.check_run()' "
             "first into initialize, or check files with `medseg3d bundle check`."
         )
-    return _Run(workflow)
+    return Run(workflow)
 
 
 def _as_paths(files: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:
@@ -119,7 +124,7 @@ def _as_paths(files: str | Path | Sequence[str | Path] | None) -> tuple[Path, ..
     return tuple(map(Path, [files] if isinstance(files, (str, Path)) else files))
 
 
-def _merged(run: _Run) -> tuple[Merged, list[Problem]]:
+def _merged(run: Run) -> tuple[Merged, list[Problem]]:
     if not run.config_files:
         return _compared_with_nearest_file(run.workflow), []
     overrides = {key: value for key, value in run.options.items() if key not in WORKFLOW_OPTIONS}

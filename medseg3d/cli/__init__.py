@@ -6,13 +6,14 @@ needs is imported inside it, so that ``--help`` answers in well under a second.
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from medseg3d.cli import bundle, datalist, phantom, segment
+from medseg3d.cli import bundle, datalist, demo, phantom, segment
 from medseg3d.errors import MedsegError
 
 __all__ = ["app", "main"]
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("demo")(demo.demo)
 app.command("phantom")(phantom.phantom)
 app.add_typer(datalist.app, name="datalist")
 app.command("segment")(segment.segment)
@@ -33,6 +35,8 @@ app.add_typer(bundle.app, name="bundle")
 
 def main() -> None:
     """Run the command line; a ``MedsegError`` becomes one message and an exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("medseg3d").setLevel(logging.INFO)
     try:
         app()
     except MedsegError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,16 @@ def _with_folds(datalist: DataList, *, fold: int, folds: int, seed: int) -> Data
     if fold == ALL_FOLDS:
         return datalist
     if not datalist.folds:
-        _log.info("%s has no folds: made %d by patient with seed %d", datalist.path.name, folds, seed)
+        _announce(datalist.path, folds, seed)
         datalist = split(datalist, folds=folds, seed=seed)
     check_folds(datalist)
     _check_fold(datalist, fold)
     return datalist
+
+
+@cache  # a run asks for its items several times; once is enough to know it
+def _announce(path: Path, folds: int, seed: int) -> None:
+    _log.info("%s has no folds: made %d by patient with seed %d", path.name, folds, seed)
 
 
 def _check_fold(datalist: DataList, fold: int) -> None:

@@ -45,9 +45,13 @@ def dice(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
     Two empty masks score NaN: nothing to find, so means skip the case. Source: Dice 1945; Metrics Reloaded (Maier-Hein
     et al. 2024).
 
+    Raises:
+        ValueError: the shapes differ.
+
     >>> round(dice(np.array([1, 1, 0], bool), np.array([1, 0, 0], bool)), 3)
     0.667
     """
+    _require_same_shape(reference, prediction)
     both = int(np.count_nonzero(reference & prediction))
     return LabelOverlap(int(np.count_nonzero(reference)), int(np.count_nonzero(prediction)), both).dice
 
@@ -63,10 +67,14 @@ def label_overlaps(
     >>> label_overlaps(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), [1, 2])[1].dice
     0.6666666666666666
     """
-    if reference.shape != prediction.shape:
-        raise ValueError(f"The reference's shape {reference.shape} differs from the prediction's {prediction.shape}.")
+    _require_same_shape(reference, prediction)
     size = 1 + max([int(reference.max(initial=0)), int(prediction.max(initial=0)), *labels])
     in_reference = np.bincount(reference.ravel(), minlength=size)
     in_prediction = np.bincount(prediction.ravel(), minlength=size)
     in_both = np.bincount(reference[reference == prediction].ravel(), minlength=size)
     return [LabelOverlap(int(in_reference[i]), int(in_prediction[i]), int(in_both[i])) for i in labels]
+
+
+def _require_same_shape(reference: NDArray, prediction: NDArray) -> None:
+    if reference.shape != prediction.shape:
+        raise ValueError(f"The reference's shape {reference.shape} differs from the prediction's {prediction.shape}.")

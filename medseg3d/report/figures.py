@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -66,7 +67,9 @@ def montage(cases: Sequence[CasePicture], *, labels: Mapping[str, int], dpi: int
         _draw_case(axes[row : row + rows], case, colours)
         row += rows
     patches = [Patch(color=colours[i], label=name.replace("_", " ")) for name, i in labels.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(5, len(patches)), labelcolor="white", frameon=False)
+    figure.legend(
+        handles=patches, loc="outside lower center", ncols=min(5, len(patches)), labelcolor="white", frameon=False
+    )
     return figure
 
 
@@ -91,11 +94,12 @@ def _draw_case(axes: NDArray, case: CasePicture, colours: Mapping[int, tuple[flo
             _draw_plane(plot, grey, label, axis=axis, index=centre[axis], spacing_mm=case.spacing_mm, colours=colours)
         row[0].set_ylabel(name, color="white")
     for plane, plot in zip(PLANES, axes[0], strict=True):
-        plot.set_title(f"{case.title}  {plane}" if plane == "coronal" and case.title else plane, color="white", fontsize=9)
+        heading = f"{case.title}\n{plane}" if plane == "coronal" and case.title else plane
+        plot.set_title(heading, color="white", fontsize=9)
 
 
 def _draw_plane(
-    plot: object,
+    plot: Any,
     grey: NDArray[np.floating],
     label: NDArray[np.integer] | None,
     *,
@@ -110,11 +114,14 @@ def _draw_plane(
         plane = np.take(label, index, axis)
         for value, colour in colours.items():
             picture[plane == value] = 0.45 * picture[plane == value] + 0.55 * np.array(colour)
-    # Radiological convention: the patient's right on the viewer's left; anterior and superior up.
-    picture = picture[::-1] if axis != 0 else picture
-    plot.imshow(picture.transpose(1, 0, 2), origin="lower", aspect=up / across, interpolation="nearest")  # type: ignore[attr-defined]
-    plot.set_xticks([])  # type: ignore[attr-defined]
-    plot.set_yticks([])  # type: ignore[attr-defined]
+    # Radiological convention: the patient's right, or anterior in a sagittal plane, on the viewer's left; superior or
+    # anterior up.
+    plot.imshow(picture[::-1].transpose(1, 0, 2), origin="lower", aspect=up / across, interpolation="nearest")
+    behind = {"facecolor": "black", "edgecolor": "none", "alpha": 0.6, "pad": 1.0}
+    side = "A" if axis == 0 else "R"
+    plot.text(0.02, 0.5, side, transform=plot.transAxes, color="white", fontsize=7, va="center", bbox=behind)
+    plot.set_xticks([])
+    plot.set_yticks([])
 
 
 def _centre(label: NDArray[np.integer]) -> tuple[int, int, int]:

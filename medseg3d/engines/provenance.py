@@ -1,0 +1,94 @@
+"""``run.json``: everything that made a run, so that its result can be made again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import medseg3d
+from medseg3d.bundles.run import current_run
+
+if TYPE_CHECKING:
+    from medseg3d.engines.training import ResumableTrainer
+
+__all__ = ["record_run"]
+
+PACKAGES = ("medseg3d", "monai", "torch", "numpy", "nibabel", "torchio", "pytorch-ignite")
+
+
+def record_run(trainer: ResumableTrainer) -> Path:
+    """Write ``run.json`` into the trainer's output folder; a resumed run adds a line to its ``starts``.
+
+    Called by an expression of a bundle's ``training``. It holds the merged configuration, the versions, hashes of
+    configuration, data and code, the seed and the command; no image, and of patients only what file names say.
+
+    Raises:
+        UsageError: called outside a MONAI workflow.
+    """
+    path = trainer.output_dir / "run.json"
+    start = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "epoch": trainer.state.epoch,
+        "device": _device_name(trainer.state.device),
+        "threads": torch.get_num_threads(),
+    }
+    earlier = json.loads(path.read_text())["starts"] if path.is_file() and trainer.state.epoch else []
+    config = {key: value for key, value in current_run().workflow.parser.get().items() if key != "_meta_"}
+    text = json.dumps(config, sort_keys=True, default=str)
+    train = trainer.data_loader.dataset
+    content = {
+        "starts": [*earlier, start],
+        "seed": getattr(train, "seed", None),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "code_sha256": _sha256_of(sorted(Path(medseg3d.__file__).parent.rglob("*.py"))),
+        "data_sha256": _data_sha256(train.data),
+        "cases": len(train.data),
+        "config": json.loads(text),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(".run.json.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+
+
+def _sha256_of(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _data_sha256(items: Iterable[Mapping[str, Any]]) -> str:
+    """Over names and sizes of all files, in order: their contents would take minutes for a large study."""
+    digest = hashlib.sha256()
+    for item in items:
+        images = [item["image"]] if isinstance(item["image"], str) else item["image"]
+        for file in map(Path, [*images, item["label"]]):
+            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+    return digest.hexdigest()
