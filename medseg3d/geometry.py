@@ -53,7 +53,7 @@ def spacing_mm(affine: ArrayLike) -> tuple[float, float, float]:
 def voxel_volume_ml(affine: ArrayLike) -> float:
     """Volume of one voxel in millilitres; right for sheared grids too.
 
-    >>> voxel_volume_ml(np.diag([2.0, 2.0, 5.0, 1.0]))
+    >>> round(voxel_volume_ml(np.diag([2.0, 2.0, 5.0, 1.0])), 6)
     0.02
     """
     return float(abs(np.linalg.det(check_affine(affine)[:3, :3])) / 1000.0)

@@ -143,7 +143,7 @@ def test_images_of_two_components_are_refused(tmp_path, suffix, message, read):
 @pytest.mark.parametrize("dtype", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
 def test_colours_and_complex_numbers_are_refused(tmp_path, dtype):
     write_nifti(tmp_path / "a.nii", np.zeros((3, 3, 3), dtype))
-    with pytest.raises(CaseError, match="a.nii: voxels are colours or complex numbers"):
+    with pytest.raises(CaseError, match=r"a.nii: voxels are colours or complex numbers"):
         read_volume(tmp_path / "a.nii")
 
 
@@ -169,7 +169,7 @@ def test_a_truncated_nii_gz_is_refused(tmp_path):
 def test_a_truncated_nii_is_refused(tmp_path, kept):
     path = write_nifti(tmp_path / "a.nii", voxels())
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(CaseError, match="a.nii: "):
+    with pytest.raises(CaseError, match=r"a.nii: "):
         read_volume(path)
 
 
@@ -230,7 +230,7 @@ def test_channels_on_different_grids_are_refused_in_millimetres(tmp_path):
 
 def test_grids_of_different_shape_are_refused_and_rounding_is_not():
     named = [Volume(voxels(), np.eye(4), Path("a")), Volume(voxels((5, 6, 8)), np.eye(4), Path("b"))]
-    with pytest.raises(GeometryError, match="b has 5×6×8 voxels, a 5×6×7. Resample one onto the other's grid"):
+    with pytest.raises(GeometryError, match=r"b has 5×6×8 voxels, a 5×6×7. Resample one onto the other's grid"):
         require_same_grid(*named)
     rounded = Volume(voxels()[None], np.eye(4) + 0.001 * np.eye(4, k=3), Path("c"))
     require_same_grid(named[0], rounded)
