@@ -57,7 +57,7 @@ def corner(patch: torch.Tensor) -> np.ndarray:
     return patch[:, 0, 0, 0].round().numpy().astype(int)
 
 
-# Where -----------------------------------------------------------------------------------------------------------------
+# Where ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -121,7 +121,7 @@ def test_foreground_is_forced_as_often_as_asked():
     assert abs(forced - 312) < 59
 
 
-# Padding ---------------------------------------------------------------------------------------------------------------
+# Padding --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_patch_larger_than_the_volume_is_padded():
@@ -146,7 +146,7 @@ def test_deformed_patches_are_padded_exactly_outside_the_volume(seed):
     torch.testing.assert_close(patch["image"][3][~outside], torch.ones(int((~outside).sum())))
 
 
-# Image and label together ----------------------------------------------------------------------------------------------
+# Image and label together ---------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
@@ -177,7 +177,7 @@ def test_reading_agrees_with_scipys_linear_interpolation(seed):
     np.testing.assert_allclose(patch[3][inside], expected, atol=2e-4)
 
 
-# Deformation -----------------------------------------------------------------------------------------------------------
+# Deformation ----------------------------------------------------------------------------------------------------------
 
 
 def positions_mm(patch: torch.Tensor, spacing) -> np.ndarray:
@@ -270,7 +270,7 @@ def test_bending_within_a_fifth_of_the_cell_folds_nothing():
     assert folded / (20 * 24**3) < 1e-3
 
 
-# Draws -----------------------------------------------------------------------------------------------------------------
+# Draws ----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_seed_decides():
@@ -302,7 +302,7 @@ def test_impossible_patches_are_refused(size, flips, message):
         RandSpatialPatchd("image", size, flip_axes=flips)
 
 
-# Parts -----------------------------------------------------------------------------------------------------------------
+# Parts ----------------------------------------------------------------------------------------------------------------
 
 
 @given(st.tuples(*[st.floats(-3.2, 3.2)] * 3))
