@@ -39,8 +39,9 @@ WORDS = {"ids": lambda words: "-".join(words) or "medseg3d"}
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was():
-    """``main`` sets up logging for a process of its own."""
+def _plain_process(monkeypatch):
+    """No colours that the environment forces, and logging as it was: ``main`` sets it up for a process of its own."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     root, own = logging.getLogger(), logging.getLogger("medseg3d")
     handlers, level = list(root.handlers), own.level
     yield

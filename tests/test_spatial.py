@@ -252,6 +252,14 @@ def test_probability_zero_neither_turns_nor_bends():
     np.testing.assert_allclose(where[0, 1] - where[0, 0], 1, atol=1e-4)
 
 
+def test_an_elastic_patch_is_bent_and_smooth():
+    options = {"elastic_range": 1.5, "elastic_prob": 1.0, "elastic_cell": 8.0, "foreground_prob": 1.0}
+    where = patcher((12, 12, 12), **options)(sample(box()))["image"].numpy()
+    curvature = np.abs(np.diff(where, n=2, axis=1))[:, 2:-2, 4:-4, 4:-4].max()
+    # Steps from voxel to voxel change (an affine map keeps them), but by far less than a voxel.
+    assert 0.003 < curvature < 0.3
+
+
 def test_displacements_have_the_standard_deviation_in_millimetres():
     spacing = (1.0, 2.0, 4.0)
     patch = patcher((32, 16, 8), spacing=spacing, elastic_range=3.0, elastic_cell=8.0)

@@ -174,6 +174,15 @@ def test_keys_are_changed_alike():
     torch.testing.assert_close(changed["a"], changed["b"], rtol=0, atol=0)
 
 
+def test_gpus_are_not_seeded(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    torch.manual_seed(0)
+    assert seeded == [0]  # what would happen inside
+    artefact(torchio.RandomBiasField())(scan())
+    assert seeded == [0]
+
+
 @pytest.mark.gpu
 def test_the_gpus_state_is_untouched():
     torch.cuda.manual_seed(5)
