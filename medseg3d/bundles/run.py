@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from medseg3d.bundles.check import WORKFLOW_OPTIONS, check_merged, load
@@ -15,7 +15,7 @@ from medseg3d.bundles.data import check_data, check_device
 from medseg3d.bundles.merge import META, SEPARATOR, Merged, merge
 from medseg3d.bundles.problems import Problem, errors_in, summary, unique
 from medseg3d.bundles.values import UNKNOWN
-from medseg3d.errors import ConfigError, UsageError
+from medseg3d.errors import ConfigError, MedsegError, UsageError
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -55,6 +55,8 @@ def check_run() -> None:
         UsageError: called outside a workflow.
     """
     run = current_run()
+    if _is_monai_bundle():
+        sys.excepthook = _show_plainly
     problems = _check(run)
     errors = errors_in(problems)
     for problem in problems:
@@ -75,9 +77,26 @@ def _check(run: Run) -> list[Problem]:
     return unique(problems)
 
 
-def _refuse(error: ConfigError) -> None:
+def _is_monai_bundle() -> bool:
+    """Whether the program is ``python -m monai.bundle`` (torchrun included)."""
     specification = getattr(sys.modules["__main__"], "__spec__", None)
-    if specification is not None and specification.name == "monai.bundle.__main__":
+    return specification is not None and specification.name == "monai.bundle.__main__"
+
+
+def _show_plainly(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """As ``sys.excepthook``: of an error meant for the user, which MONAI has wrapped, the message alone."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MedsegError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        sys.stdout.flush()
+        sys.stderr.write(f"\nerror: {cause}\n")
+
+
+def _refuse(error: ConfigError) -> None:
+    if _is_monai_bundle():
         sys.stdout.flush()
         sys.stderr.write(f"\nerror: {error}\n")
         raise SystemExit(error.exit_status)
