@@ -166,9 +166,7 @@ def _read_nifti(path: Path) -> Volume:
             f"{path}: the voxels cannot be read ({error}). The file is probably truncated: copy it again."
         ) from error
     if voxels.dtype.kind not in "iuf":
-        raise CaseError(
-            f"{path}: voxels are colours or complex numbers ({voxels.dtype}); one number a voxel is needed."
-        )
+        raise CaseError(f"{path}: voxels are colours or complex numbers ({voxels.dtype}): write plain numbers.")
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]
     _require_3d(voxels.shape, path)
