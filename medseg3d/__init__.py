@@ -29,7 +29,7 @@ SUBMODULES = (
     "volume",
 )
 
-__all__ = ["__version__", *SUBMODULES]  # noqa: PLE0604 - a tuple of strings
+__all__ = ["__version__", *SUBMODULES]
 
 __version__ = version("medseg3d")
 

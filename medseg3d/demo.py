@@ -38,7 +38,7 @@ class DemoPlan:
     test_cases: int = 6
     size: tuple[int, int, int] = (128, 128, 64)
     seed: int = 0
-    epochs: int = 6
+    epochs: int = 20
     iterations_per_epoch: int = 100
     batch_size: int = 1
 
@@ -110,7 +110,7 @@ def training_command(datalist: Path, run: Path, plan: DemoPlan) -> list[str]:
         "resume": True,
     }
     typed = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(files), *typed]
+    return [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", json.dumps(files), *typed]
 
 
 def _require_same_plan(folder: Path, plan: DemoPlan) -> None:

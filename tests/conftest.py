@@ -19,20 +19,20 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def phantom_datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four small CT phantoms to train on and one to segment."""
+    """Five small CT phantoms to train on and one to segment."""
     from medseg3d.phantom import write_study
 
     folder = tmp_path_factory.mktemp("phantom_ct")
-    return write_study(folder, modality="ct", cases=4, test_cases=1, seed=7, size=(48, 48, 32))
+    return write_study(folder, modality="ct", cases=5, test_cases=1, seed=7, size=(48, 48, 32))
 
 
 @pytest.fixture(scope="session")
 def mri_datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four small MRI phantoms to train on and one to segment."""
+    """Five small MRI phantoms to train on and one to segment."""
     from medseg3d.phantom import write_study
 
     folder = tmp_path_factory.mktemp("phantom_mri")
-    return write_study(folder, modality="mri", cases=4, test_cases=1, seed=7, size=(48, 48, 32))
+    return write_study(folder, modality="mri", cases=5, test_cases=1, seed=7, size=(48, 48, 32))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

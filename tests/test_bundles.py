@@ -65,7 +65,9 @@ def typed(overrides: dict[str, Any]) -> list[str]:
 @each_bundle
 def test_files_of_the_model_zoo_are_there(bundle: Path) -> None:
     wanted = ["LICENSE", "docs/README.md", "docs/data_license.txt", "models"]
-    wanted += [f"configs/{name}" for name in ("metadata.json", "train.yaml", "inference.yaml", "evaluate.yaml", "logging.conf")]
+    wanted += [
+        f"configs/{name}" for name in ("metadata.json", "train.yaml", "inference.yaml", "evaluate.yaml", "logging.conf")
+    ]
     assert [name for name in wanted if not (bundle / name).exists()] == []
 
 
@@ -141,7 +143,7 @@ def test_bundle_trains_evaluates_and_segments_a_phantom(
     run(run_id="training", config_file=configs(bundle, "train"), logging_file=False, **overrides)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["seed"] == 0
-    assert record["cases"] == 3
+    assert record["cases"] == 4
     assert record["config"]["spacing"] == [8.0, 8.0, 8.0]
     run(run_id="evaluating", config_file=configs(bundle, "train", "evaluate"), logging_file=False, **overrides)
     summary = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())

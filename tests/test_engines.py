@@ -35,12 +35,16 @@ def cases(n: int) -> list[dict[str, Any]]:
     return made
 
 
-def make_trainer(folder: Path, *, seed: int = 0, device: str = "cpu", network: torch.nn.Module | None = None, **options: Any) -> ResumableTrainer:
+def make_trainer(
+    folder: Path, *, seed: int = 0, device: str = "cpu", network: torch.nn.Module | None = None, **options: Any
+) -> ResumableTrainer:
     torch.manual_seed(seed)
     arguments: dict[str, Any] = {"max_epochs": 4, "iterations_per_epoch": 3, "learning_rate": 0.05, "data": cases(5)}
     arguments |= {key: options.pop(key) for key in list(options) if key in arguments}
     # Dropout, so that torch's global random state matters too.
-    network = network or torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.Dropout(0.2), torch.nn.Conv3d(4, 2, 1))
+    network = network or torch.nn.Sequential(
+        torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.Dropout(0.2), torch.nn.Conv3d(4, 2, 1)
+    )
     network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=arguments["learning_rate"])
     total = arguments["max_epochs"] * arguments["iterations_per_epoch"]
@@ -60,7 +64,9 @@ def make_trainer(folder: Path, *, seed: int = 0, device: str = "cpu", network: t
     return trainer(
         device=device,
         max_epochs=arguments["max_epochs"],
-        train_data_loader=training_loader(dataset, batch_size=2, iterations_per_epoch=arguments["iterations_per_epoch"]),
+        train_data_loader=training_loader(
+            dataset, batch_size=2, iterations_per_epoch=arguments["iterations_per_epoch"]
+        ),
         network=network,
         optimizer=optimizer,
         lr_scheduler=schedule,
@@ -141,7 +147,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, caplog: pytest.LogC
 
 def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     make_trainer(tmp_path).run()
-    with pytest.raises(CheckpointError, match="already holds a run. Add --resume true"):
+    with pytest.raises(CheckpointError, match=r"already holds a run\. Add --resume true"):
         make_trainer(tmp_path)
 
 

@@ -159,7 +159,9 @@ def _compared_with_nearest_file(workflow: ConfigWorkflow) -> Merged:
     bases = [merge([path]) for path in files if path.name != "metadata.json"]
     base = max(bases, key=lambda merged: len(merged.config.keys() & config.keys()), default=Merged())
     added = list(_added("", base.config, config)) if base.config else []
-    return Merged(config, base=base.base, origins={META: "metadata.json"}, added=added)
+    changed = {key: "override" for key, value in config.items() if key != META and base.config.get(key) != value}
+    origins = dict.fromkeys(base.config, base.base) | changed | {META: "metadata.json"}
+    return Merged(config, base=base.base, origins=origins, added=added)
 
 
 def _added(id_: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -167,8 +169,13 @@ def _added(id_: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator
         child = f"{id_}{SEPARATOR}{key}" if id_ else str(key)
         if key not in old:
             yield child
-        elif isinstance(value, dict) and isinstance(old[key], dict) and "_target_" not in value:
+        elif isinstance(value, dict) and isinstance(old[key], dict) and _is_section(old[key]):
             yield from _added(child, old[key], value)
+
+
+def _is_section(value: Mapping[str, Any]) -> bool:
+    """Whether a mapping holds components: not itself one, and not plain data such as labels, which is replaced whole."""
+    return "_target_" not in value and any(isinstance(v, (dict, list)) for v in value.values())
 
 
 class _RunValues:

@@ -17,7 +17,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where everything goes; what is there is used again.")] = Path("demo"),
     cases: Annotated[int, typer.Option(min=2, help="Synthetic cases to train on.")] = 32,
     test_cases: Annotated[int, typer.Option(min=1, help="Unseen cases to segment.")] = 6,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training.")] = 6,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training.")] = 20,
     iterations_per_epoch: Annotated[int, typer.Option(min=1, help="Iterations an epoch.")] = 100,
     size: Annotated[tuple[int, int, int], typer.Option(help="Voxels of a case.", metavar="X Y Z")] = (128, 128, 64),
     seed: Annotated[int, typer.Option(min=0, help="Of data and training.")] = 0,
@@ -31,7 +31,7 @@ def demo(
 
       medseg3d demo
 
-      medseg3d demo /tmp/demo --epochs 12
+      medseg3d demo /tmp/demo --epochs 40
     """
     from medseg3d.demo import DemoPlan, run_demo
 

@@ -43,7 +43,7 @@ def default_records(output_dir: Path, labels: Mapping[str, int]) -> list[EpochRe
 
 
 class MetricsCsv(EpochRecord):
-    """One row an epoch: epoch, iteration, seconds, learning rate, loss, and the validation's Dice, mean and by label."""
+    """One row an epoch: epoch, iteration, seconds, learning rate, loss, and the validation's Dice in all and by label."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -155,7 +155,7 @@ class Progress(EpochRecord):
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def epoch(self, engine: ResumableTrainer, *, train_loss: float, metrics: Mapping[str, float]) -> None:
-        if metrics:
+        if metrics and engine.evaluator is not None:
             name = engine.evaluator.state.key_metric_name
             parts = [f"{key.removeprefix(name + '_')} {value:.3f}" for key, value in metrics.items() if key != name]
             star = " (best)" if engine.state.best_metric_epoch == engine.state.epoch else ""
@@ -173,7 +173,13 @@ class Progress(EpochRecord):
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        ]
         self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
         total = engine.state.max_epochs * engine.state.epoch_length
         self.task = self.bar.add_task("Training", total=total, completed=engine.state.iteration)

@@ -57,7 +57,7 @@ def trainer(
         output_dir: run folder: ``last.pt``, ``best.pt``, ``metrics.csv``, ``tensorboard/``.
         evaluator: validation; without one the last epoch is the best.
         val_interval: epochs between validations; the last epoch is always validated.
-        resume: go on from ``output_dir/last.pt`` where it exists. Without it an existing run is refused, not overwritten.
+        resume: go on from ``output_dir/last.pt`` where it exists. Without it a run that is there is refused.
         amp: bfloat16 autocast (float16 with loss scaling on GPUs that lack it).
         clip_grad_norm: largest norm of the gradient; 12 is nnU-Net's. 0 does not clip.
         early_stopping_patience: stop after so many epochs without a better validation; 0 never stops.
@@ -65,7 +65,7 @@ def trainer(
         train_handlers: further handlers, attached last.
 
     Raises:
-        CheckpointError: ``output_dir`` holds a run and ``resume`` is false, or the run was of other data or another network.
+        CheckpointError: ``output_dir`` holds a run and ``resume`` is false; or it was of other data or another network.
     """
     if evaluator is not None and len(evaluator.data_loader) == 0:
         evaluator = None  # fold -1 holds out no case
@@ -225,8 +225,8 @@ class ResumableTrainer(SupervisedTrainer):
             raise CheckpointError(f"{path}: is not a run's checkpoint; weights alone cannot be resumed.")
         if saved["data"] != self.data_fingerprint():
             raise CheckpointError(
-                f"{path}: was trained on other cases, another fold or another seed. Resume with the same data list, fold "
-                "and seed, or start anew in another --output_dir."
+                f"{path}: was trained on other cases, another fold or another seed. Resume with the same data list, "
+                "fold and seed, or start anew in another --output_dir."
             )
         if saved["iterations_per_epoch"] != self.state.epoch_length:
             raise CheckpointError(
@@ -249,7 +249,8 @@ def _training_step(engine: ResumableTrainer, batch: dict[str, torch.Tensor]) -> 
         engine.loss_scaler.scale(loss).backward()
     except torch.cuda.OutOfMemoryError as error:
         raise MedsegError(
-            f"The GPU's memory is too small for batches of shape {tuple(image.shape)}. Lower --batch_size or --patch_size."
+            f"The GPU's memory is too small for batches of shape {tuple(image.shape)}. "
+            "Lower --batch_size or --patch_size."
         ) from error
     if engine.clip_grad_norm:
         engine.loss_scaler.unscale_(engine.optimizer)
@@ -264,8 +265,8 @@ def _require_finite(loss: torch.Tensor, engine: ResumableTrainer) -> None:
     value = loss.item()
     if not math.isfinite(value):
         raise MedsegError(
-            f"The loss is {value} in epoch {engine.state.epoch}, iteration {engine.state.iteration}. Lower --learning_rate, "
-            f"or add --amp false; {engine.output_dir / 'last.pt'} holds the epoch before, for --resume true."
+            f"The loss is {value} in epoch {engine.state.epoch}, iteration {engine.state.iteration}. "
+            f"Lower --learning_rate, or add --amp false; {engine.output_dir / 'last.pt'} holds the epoch before, for --resume true."
         )
 
 
@@ -282,16 +283,10 @@ def _count_loss(engine: ResumableTrainer) -> None:
 
 def _finish_epoch(engine: ResumableTrainer) -> None:
     state = engine.state
-    validated = engine.evaluator is not None and (state.epoch % engine.val_interval == 0 or state.epoch == state.max_epochs)
-    metrics: dict[str, float] = {}
-    if validated:
-        engine.evaluator.run()
-        metrics = dict(engine.evaluator.state.metrics)
-        key = metrics[engine.evaluator.state.key_metric_name]
-        better = state.best_metric_epoch < 0 or key > state.best_metric
-    else:
-        better = engine.evaluator is None
-        key = float("nan")
+    due = state.epoch % engine.val_interval == 0 or state.epoch == state.max_epochs
+    metrics = _validate(engine.evaluator) if due else {}
+    key = metrics[engine.evaluator.state.key_metric_name] if metrics and engine.evaluator is not None else math.nan
+    better = engine.evaluator is None or (due and (state.best_metric_epoch < 0 or key > state.best_metric))
     if better:
         state.best_metric, state.best_metric_epoch = key, state.epoch
     for record in engine.records:
@@ -301,6 +296,13 @@ def _finish_epoch(engine: ResumableTrainer) -> None:
     if better:
         save_atomically(checkpoint, engine.output_dir / "best.pt")
     save_atomically(checkpoint, engine.output_dir / "last.pt")
-    if validated and engine.stops_early():
+    if due and engine.stops_early():
         logger.info("Stopped early: no better validation since epoch %d.", state.best_metric_epoch)
         engine.terminate()
+
+
+def _validate(evaluator: SupervisedEvaluator | None) -> dict[str, float]:
+    if evaluator is None:
+        return {}
+    evaluator.run()
+    return dict(evaluator.state.metrics)

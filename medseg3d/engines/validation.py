@@ -48,7 +48,9 @@ class LabelDice(Metric):
         scores = np.array(self.scores, dtype=float).reshape(-1, len(self.labels))
         counted = (~np.isnan(scores)).sum(axis=0)
         sums = np.nansum(scores, axis=0)
-        return {name: float(s / n) if n else float("nan") for name, s, n in zip(self.labels, sums, counted, strict=True)}
+        return {
+            name: float(s / n) if n else float("nan") for name, s, n in zip(self.labels, sums, counted, strict=True)
+        }
 
     def compute(self) -> float:
         means = [m for m in self.label_means().values() if not np.isnan(m)]

@@ -59,7 +59,7 @@ def case_panel(
 def montage(cases: Sequence[CasePicture], *, labels: Mapping[str, int], dpi: int = 110) -> Figure:
     """Cases below each other, each with its three planes as image, reference and prediction."""
     rows_a_case = [2 + (case.reference is not None) for case in cases]
-    figure = Figure(figsize=(9.0, 2.6 * sum(rows_a_case) + 0.7), dpi=dpi, facecolor="black", layout="constrained")
+    figure = Figure(figsize=(9.0, 2.1 * sum(rows_a_case) + 0.8), dpi=dpi, facecolor="black", layout="constrained")
     axes = figure.subplots(sum(rows_a_case), 3, squeeze=False)
     colours = label_colours(labels)
     row = 0

@@ -1,6 +1,6 @@
 """What ``medseg3d.engines.memory.keep_freed_memory`` gains: a DynUNet's training step on a CPU, with it and without.
 
-Each runs in a process of its own, alternating, so that a noisy machine disturbs both alike; the median step is compared.
+Each runs in a process of its own, alternating, so that a noisy machine disturbs both alike; medians are compared.
 
     python scripts/benchmarks/bench_allocator.py
 """

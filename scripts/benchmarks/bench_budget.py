@@ -5,7 +5,8 @@ on the held-out cases, on the images' own grids. nnU-Net lives in an environment
 
     python -m venv nnunet-venv && nnunet-venv/bin/python -m pip install torch nnunetv2
     .venv/bin/medseg3d datalist split $MEDSEG3D_DATA/mri_hippocampus/dataset.json -o hippocampus.json
-    .venv/bin/python scripts/benchmarks/bench_budget.py --datalist hippocampus.json --nnunet-python nnunet-venv/bin/python
+    .venv/bin/python scripts/benchmarks/bench_budget.py --datalist hippocampus.json \\
+        --nnunet-python nnunet-venv/bin/python
 
 It takes about 75 minutes on 2 cores. Parts that are done are kept in ``--work`` and not repeated. The time that counts
 against medseg3d is the whole process (imports, caching, training, validation); that of nnU-Net is its training
@@ -55,11 +56,15 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=9)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training of medseg3d for each")
-    parser.add_argument("--overlays", nargs="+", default=["3d"], choices=["3d", "2d"], help="3D U-Net, 2D overlay, or both")
+    parser.add_argument(
+        "--overlays", nargs="+", default=["3d"], choices=["3d", "2d"], help="3D U-Net, 2D overlay, or both"
+    )
     parser.add_argument("--nnunet-python", type=Path, default=Path("nnunet-venv/bin/python"))
     parser.add_argument("--without-nnunet", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("runs/bench_budget"))
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "budget", help="table goes to OUT.md and OUT.json")
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "results" / "budget", help="table goes to OUT.md and OUT.json"
+    )
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     return options
@@ -121,7 +126,18 @@ def run_medseg3d(options: argparse.Namespace, seed: int, overlay: str) -> dict[s
 
 def run_bundle(run_id: str, files: list[Path], typed: dict[str, Any]) -> None:
     overrides = [part for key, value in typed.items() for part in (f"--{key}", value)]
-    run([sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", [str(file) for file in files], *overrides])
+    run(
+        [
+            sys.executable,
+            "-m",
+            "monai.bundle",
+            "run",
+            run_id,
+            "--config_file",
+            [str(file) for file in files],
+            *overrides,
+        ]
+    )
 
 
 def run(command: list[Any]) -> None:
@@ -135,7 +151,7 @@ def make_table(content: dict[str, Any]) -> str:
     results = content["results"]
     labels = list(results[0]["dice"])
     lines = [
-        f"Hippocampus (MSD Task04, CC-BY-SA 4.0), fold {content['fold']} of 5 held out, {content['iterations']} iterations of "
+        f"Hippocampus (MSD Task04, CC-BY-SA 4.0), fold {content['fold']} held out, {content['iterations']} iterations of "
         f"batch {content['batch_size']}, {content['machine']}.",
         "",
         f"| method | seed | {' | '.join(f'Dice {name}' for name in labels)} | mean | minutes | with validation |",
@@ -162,7 +178,10 @@ def summary_lines(results: list[dict[str, Any]]) -> list[str]:
             line += f" ({seconds / peer['seconds_with_validation']:.2f} with its validation)"
         lines.append(line + ".")
     if peer is not None:
-        lines += ["", "Time of medseg3d: the whole process. Of nnU-Net: training iterations; then with set-up and validation."]
+        lines += [
+            "",
+            "Time of medseg3d: the whole process. Of nnU-Net: training iterations; then with set-up and validation.",
+        ]
     return lines
 
 
