@@ -174,7 +174,7 @@ def _added(id_: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator
 
 
 def _is_section(value: Mapping[str, Any]) -> bool:
-    """Whether a mapping holds components: not itself one, and not plain data such as labels, which is replaced whole."""
+    """Whether a mapping holds components: it is not one itself, nor plain data such as labels."""
     return "_target_" not in value and any(isinstance(v, (dict, list)) for v in value.values())
 
 

@@ -169,7 +169,8 @@ def split(
     write_datalist(done, output)
     console.print(_fold_table(done, presence))
     console.print(f"Wrote {escape(str(output))}: {folds} folds of {_count(len(done.training), 'case')}, seed {seed}.")
-    console.print(f"Next: medseg3d plan {escape(str(output))}")
+    command = "python -m monai.bundle run training --config_file BUNDLE/configs/train.yaml --bundle_root BUNDLE"
+    console.print(f"Next: {command} --datalist {escape(str(output))} --fold 0")
 
 
 # Parts ---------------------------------------------------------------------------------------------------------------

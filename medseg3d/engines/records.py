@@ -43,7 +43,7 @@ def default_records(output_dir: Path, labels: Mapping[str, int]) -> list[EpochRe
 
 
 class MetricsCsv(EpochRecord):
-    """One row an epoch: epoch, iteration, seconds, learning rate, loss, and the validation's Dice in all and by label."""
+    """One row an epoch: epoch, iteration, seconds, learning rate, loss, and validation Dice, mean and by label."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -162,8 +162,11 @@ class Progress(EpochRecord):
             dice = f"  Dice {metrics[name]:.4f} [{', '.join(parts)}]{star}"
         else:
             dice = ""
-        logger.info("Epoch %d/%d  loss %.4f%s  %s left", engine.state.epoch, engine.state.max_epochs, train_loss, dice,
-                    self._time_left(engine))  # fmt: skip
+        line = f"Epoch {engine.state.epoch}/{engine.state.max_epochs}  loss {train_loss:.4f}{dice}"
+        if self.bar is None:
+            logger.info("%s  %s left", line, self._time_left(engine))
+        else:  # through the bar, which a line from elsewhere would tear
+            self.bar.console.print(line, highlight=False, markup=False)
 
     def _start(self, engine: ResumableTrainer) -> None:
         self.started, self.first_iteration = time.monotonic(), engine.state.iteration

@@ -266,7 +266,7 @@ def _require_finite(loss: torch.Tensor, engine: ResumableTrainer) -> None:
     if not math.isfinite(value):
         raise MedsegError(
             f"The loss is {value} in epoch {engine.state.epoch}, iteration {engine.state.iteration}. "
-            f"Lower --learning_rate, or add --amp false; {engine.output_dir / 'last.pt'} holds the epoch before, for --resume true."
+            "Lower --learning_rate, or add --amp false. To go on from the epoch before, add --resume true."
         )
 
 
