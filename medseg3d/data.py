@@ -123,6 +123,8 @@ def training_loader(
         batch_size=batch_size,
         sampler=EpochSampler(len(dataset), batch_size * iterations_per_epoch, seed=dataset.seed),
         num_workers=num_workers,
+        # Its own: else it draws from the global state, once an epoch without workers and once a run with them.
+        generator=torch.Generator(),
         collate_fn=list_data_collate,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,

@@ -5,7 +5,6 @@ Training goes through MONAI's own bundle runner, by the command that a user woul
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import shlex
@@ -149,12 +148,10 @@ def _check(datalist: Path) -> None:
 
 def _trained(run: Path, plan: DemoPlan) -> bool:
     """Whether the last epoch was written; a run killed before goes on from ``last.pt``."""
-    history = run / "metrics.csv"
-    if not (history.is_file() and (run / "best.pt").is_file()):
-        return False
-    with history.open(newline="") as file:
-        epochs = [int(row["epoch"]) for row in csv.DictReader(file)]
-    return bool(epochs) and epochs[-1] >= plan.epochs
+    from medseg3d.engines.checkpoint import load_checkpoint
+
+    last = run / "last.pt"
+    return last.is_file() and (run / "best.pt").is_file() and load_checkpoint(last)["epoch"] >= plan.epochs
 
 
 def _train(command: list[str]) -> None:

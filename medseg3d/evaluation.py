@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg3d.errors import CaseError
+from medseg3d.errors import CaseError, UsageError
 from medseg3d.geometry import voxel_volume_ml
 from medseg3d.metrics import LabelOverlap, label_overlaps
 from medseg3d.volume import label_map, read_volume, require_same_grid
@@ -104,8 +104,11 @@ def evaluate(
         output_dir: where to write; the predictions' folder by default.
 
     Raises:
+        UsageError: there are no items.
         CaseError: some case could not be scored. The others are, and the files are written.
     """
+    if not items:
+        raise UsageError("There is no case to evaluate: fold -1 holds out none, and a data list may have no labels.")
     prediction_dir = Path(prediction_dir)
     scores: list[LabelScore] = []
     failed: dict[str, str] = {}

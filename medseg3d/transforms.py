@@ -30,6 +30,7 @@ class LoadVolumed(MapTransform):
     Args:
         keys: entries to load.
         label_keys: those among ``keys`` that hold label maps.
+        labels: name → id; a label map with another id is refused. None takes any.
         allow_missing_keys: leave out keys that a sample lacks, as inference has no labels.
 
     Raises:
@@ -37,9 +38,14 @@ class LoadVolumed(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, label_keys: KeysCollection = ("label",), allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        label_keys: KeysCollection = ("label",),
+        labels: Mapping[str, int] | None = None,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.labels = labels
         self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -50,7 +56,7 @@ class LoadVolumed(MapTransform):
             if first is not None:
                 require_same_grid(first, volume)
             first = first or volume
-            voxels = label_map(volume) if key in self.label_keys else _as_image(volume)
+            voxels = _as_labels(volume, self.labels) if key in self.label_keys else _as_image(volume)
             meta = {
                 "filename_or_obj": str(volume.path),
                 "original_affine": volume.affine,
@@ -65,6 +71,17 @@ def _as_image(volume: Volume) -> np.ndarray:
     bad = int(voxels.size - np.isfinite(voxels).sum())
     if bad:
         raise CaseError(f"{volume.path}: {bad} voxels are NaN or infinite. Replace them with the background's value.")
+    return voxels
+
+
+def _as_labels(volume: Volume, labels: Mapping[str, int] | None) -> np.ndarray:
+    voxels = label_map(volume)
+    unknown = set(np.unique(voxels).tolist()) - {0, *labels.values()} if labels is not None else set()
+    if unknown:
+        raise CaseError(
+            f"{volume.path}: holds ids {sorted(unknown)}, which labels does not name (it has {dict(labels or {})}). "
+            "Name them in labels, or set those voxels to another id."
+        )
     return voxels
 
 

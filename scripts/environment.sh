@@ -1,5 +1,5 @@
 # Sourced by the other scripts: makes .venv once and installs what is missing; says so when there is nothing to do.
-# usage: source scripts/environment.sh [extras]     for example: source scripts/environment.sh test
+# usage: source scripts/environment.sh EXTRAS        for example test; "" for none
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 find_python() {
@@ -35,4 +35,4 @@ install_environment() {
   echo "$wanted" >"$stamp"
 }
 
-install_environment "${1:-}" || exit 1
+install_environment "$1" || exit 1

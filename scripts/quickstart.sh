@@ -3,5 +3,8 @@
 # Under 10 minutes on 2 CPU cores; a second run reuses environment, data and weights.
 #   bash scripts/quickstart.sh [FOLDER] [options of `medseg3d demo`]
 set -euo pipefail
-source "$(dirname "$0")/environment.sh"
-exec .venv/bin/medseg3d demo "$@"
+caller=$PWD
+source "$(dirname "$0")/environment.sh" ""
+command=$PWD/.venv/bin/medseg3d
+cd "$caller"
+exec "$command" demo "$@"

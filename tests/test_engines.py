@@ -15,7 +15,7 @@ from monai.losses import DiceCELoss
 from monai.transforms import AsDiscreted, Compose, EnsureTyped, RandGaussianNoised
 
 from medseg3d.data import SeededCacheDataset, training_loader
-from medseg3d.engines import LabelDice, ResumableTrainer, evaluator, trainer
+from medseg3d.engines import LabelDice, ResumableTrainer, evaluator, require_unseen, trainer
 from medseg3d.engines.checkpoint import load_checkpoint, save_atomically
 from medseg3d.errors import CheckpointError, MedsegError
 
@@ -38,7 +38,7 @@ def cases(n: int) -> list[dict[str, Any]]:
 def make_trainer(
     folder: Path, *, seed: int = 0, device: str = "cpu", network: torch.nn.Module | None = None, **options: Any
 ) -> ResumableTrainer:
-    torch.manual_seed(seed)
+    torch.manual_seed(options.pop("process_seed", seed))
     arguments: dict[str, Any] = {"max_epochs": 4, "iterations_per_epoch": 3, "learning_rate": 0.05, "data": cases(5)}
     arguments |= {key: options.pop(key) for key in list(options) if key in arguments}
     # Dropout, so that torch's global random state matters too.
@@ -48,7 +48,10 @@ def make_trainer(
     network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=arguments["learning_rate"])
     total = arguments["max_epochs"] * arguments["iterations_per_epoch"]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, arguments["learning_rate"], total_steps=total)
+    if options.pop("schedule", "one_cycle") == "poly":
+        schedule: Any = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=total, power=0.9)
+    else:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, arguments["learning_rate"], total_steps=total)
     noisy = Compose([EnsureTyped(("image", "label"), track_meta=False), RandGaussianNoised("image", prob=0.8)])
     dataset = SeededCacheDataset(arguments["data"], noisy, seed=seed)
     plain = CacheDataset(cases(2), EnsureTyped(("image", "label"), track_meta=False), progress=False)
@@ -124,10 +127,8 @@ def test_best_checkpoint_is_the_best_epochs(tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, epoch: int, iteration: int) -> None:
     make_trainer(tmp_path / "whole").run()
     stop_after(make_trainer(tmp_path / "cut"), epoch, iteration)
-    # Another seed for the process, as a new process has: everything must come from the checkpoint.
-    resumed = make_trainer(tmp_path / "cut", resume=True)
-    torch.manual_seed(99)
-    resumed = make_trainer(tmp_path / "cut", resume=True)
+    # Other first weights and another global state, as a new process has: everything comes from the checkpoint.
+    resumed = make_trainer(tmp_path / "cut", process_seed=99, resume=True)
     assert resumed.state.epoch == epoch
     resumed.run()
     whole, cut = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
@@ -169,11 +170,61 @@ def test_resume_refuses_another_network(tmp_path: Path) -> None:
         make_trainer(tmp_path, resume=True, network=torch.nn.Conv3d(1, 2, 1))
 
 
-def test_more_epochs_can_be_added(tmp_path: Path) -> None:
+def rates(folder: Path) -> list[float]:
+    return [float(row["learning_rate"]) for row in rows(folder)]
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "poly"])
+def test_added_epochs_follow_the_longer_schedule(tmp_path: Path, schedule: str) -> None:
+    make_trainer(tmp_path / "whole", schedule=schedule, max_epochs=6).run()
+    make_trainer(tmp_path / "longer", schedule=schedule, max_epochs=4).run()
+    make_trainer(tmp_path / "longer", schedule=schedule, max_epochs=6, resume=True).run()
+    assert rates(tmp_path / "longer")[4:] == pytest.approx(rates(tmp_path / "whole")[4:], rel=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "poly"])
+def test_a_new_learning_rate_holds_from_the_resume_on(tmp_path: Path, schedule: str) -> None:
+    make_trainer(tmp_path / "slow", schedule=schedule, learning_rate=0.001).run()
+    stop_after(make_trainer(tmp_path / "cut", schedule=schedule, learning_rate=0.05), 2, 1)
+    make_trainer(tmp_path / "cut", schedule=schedule, learning_rate=0.001, resume=True).run()
+    assert rates(tmp_path / "cut")[2:] == pytest.approx(rates(tmp_path / "slow")[2:], rel=1e-4)
+
+
+def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path) -> None:
     make_trainer(tmp_path).run()
-    longer = make_trainer(tmp_path, resume=True, max_epochs=6)
-    longer.run()
-    assert [int(row["epoch"]) for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(CheckpointError, match="4 epochs are done, max_epochs is 3"):
+        make_trainer(tmp_path, resume=True, max_epochs=3)
+
+
+def test_another_schedule_is_refused(tmp_path: Path) -> None:
+    make_trainer(tmp_path).run()
+    with pytest.raises(CheckpointError, match="AdamW and OneCycleLR, this run has AdamW and PolynomialLR"):
+        make_trainer(tmp_path, resume=True, schedule="poly")
+
+
+@pytest.mark.parametrize(("text", "resumes"), [("true", True), ("false", False)])
+def test_true_and_false_as_typed(tmp_path: Path, text: str, resumes: bool) -> None:
+    make_trainer(tmp_path).run()
+    if resumes:
+        assert make_trainer(tmp_path, resume=text, amp="false").state.epoch == 4
+    else:
+        with pytest.raises(CheckpointError, match="already holds a run"):
+            make_trainer(tmp_path, resume=text)
+
+
+def test_cases_that_were_trained_on_are_not_evaluated(tmp_path: Path) -> None:
+    make_trainer(tmp_path).run()
+    require_unseen(tmp_path / "best.pt", [{"case": "other"}])
+    with pytest.raises(CheckpointError, match="1 of the 2 cases to evaluate were trained on"):
+        require_unseen(tmp_path / "best.pt", [{"case": "c1"}, {"case": "other"}])
+
+
+def test_early_stopping_waits_for_a_validation(tmp_path: Path) -> None:
+    options = {"max_epochs": 8, "early_stopping_patience": 3, "learning_rate": 1e-9, "val_interval": 2}
+    make_trainer(tmp_path / "whole", **options).run()
+    stop_after(make_trainer(tmp_path / "cut", **options), 5, 1)
+    make_trainer(tmp_path / "cut", resume=True, **options).run()
+    assert len(rows(tmp_path / "whole")) == len(rows(tmp_path / "cut")) == 6
 
 
 def test_early_stopping_holds_after_a_resume(tmp_path: Path) -> None:

@@ -188,5 +188,5 @@ class TestWeights:
             load_weights(torch.nn.Conv3d(1, 2, 3), tmp_path / "model.pt")
 
     def test_a_missing_file(self, tmp_path):
-        with pytest.raises(CheckpointError, match=r"no weights there\. Train the bundle"):
+        with pytest.raises(CheckpointError, match=r"no weights there\. Train first"):
             load_weights(torch.nn.Conv3d(1, 2, 3), tmp_path / "model.pt")

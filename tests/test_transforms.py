@@ -189,3 +189,11 @@ def test_the_gpus_state_is_untouched():
     before = torch.cuda.get_rng_state()
     artefact(torchio.RandomBiasField())(scan())
     torch.testing.assert_close(torch.cuda.get_rng_state(), before)
+
+
+def test_ids_without_a_name_are_refused(write, image):
+    label = write("label.nii.gz", labels() * 2)  # 0, 2 and 4
+    sample = {"image": image, "label": label}
+    assert LoadVolumed(("image", "label"), labels={"a": 2, "b": 4})(sample)["label"].max() == 4
+    with pytest.raises(CaseError, match=r"holds ids \[4\], which labels does not name"):
+        LoadVolumed(("image", "label"), labels={"a": 2})(sample)

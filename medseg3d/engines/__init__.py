@@ -5,7 +5,17 @@ Bundles name ``trainer`` and ``evaluator``; the argument names are MONAI's.
 
 from medseg3d.engines.device import autocast, default_device
 from medseg3d.engines.provenance import record_run
-from medseg3d.engines.training import ResumableTrainer, trainer
+from medseg3d.engines.training import ResumableTrainer, require_free, require_unseen, trainer
 from medseg3d.engines.validation import LabelDice, evaluator
 
-__all__ = ["LabelDice", "ResumableTrainer", "autocast", "default_device", "evaluator", "record_run", "trainer"]
+__all__ = [
+    "LabelDice",
+    "ResumableTrainer",
+    "autocast",
+    "default_device",
+    "evaluator",
+    "record_run",
+    "require_free",
+    "require_unseen",
+    "trainer",
+]

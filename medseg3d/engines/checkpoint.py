@@ -35,19 +35,19 @@ def save_atomically(content: dict[str, Any], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint or state dict without unpickling.
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint or state dict into main memory, without unpickling.
 
     Raises:
         CheckpointError: no such file, damaged, or holding objects that only unpickling could read.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Train first.")
+        raise CheckpointError(f"{path}: no weights there. Train first, or name a file with --weights.")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise CheckpointError(
             f"{path}: cannot be read as weights ({reason}). It is damaged, or holds objects other than tensors and "
             "numbers, which are refused because unpickling runs code."

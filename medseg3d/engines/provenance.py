@@ -17,11 +17,30 @@ import torch
 
 import medseg3d
 from medseg3d.bundles.run import current_run
+from medseg3d.errors import CheckpointError
 
 if TYPE_CHECKING:
     from medseg3d.engines.training import ResumableTrainer
 
 __all__ = ["record_run"]
+
+# What a resumed run may be told anew: where things are, how long and how fast, and the rates of the optimizer.
+MAY_CHANGE = frozenset(
+    {
+        "bundle_root",
+        "cache_rate",
+        "dataset_dir",
+        "datalist",
+        "device",
+        "early_stopping_patience",
+        "learning_rate",
+        "max_epochs",
+        "num_workers",
+        "output_dir",
+        "resume",
+        "val_interval",
+    }
+)
 
 PACKAGES = ("medseg3d", "monai", "torch", "numpy", "nibabel", "torchio", "pytorch-ignite")
 
@@ -34,21 +53,24 @@ def record_run(trainer: ResumableTrainer) -> Path:
 
     Raises:
         UsageError: called outside a MONAI workflow.
+        CheckpointError: the run is resumed with another configuration, beyond what may change on the way.
     """
     path = trainer.output_dir / "run.json"
+    config = {key: value for key, value in current_run().workflow.parser.get().items() if key != "_meta_"}
+    text = json.dumps(config, sort_keys=True, default=str)
+    earlier = json.loads(path.read_text()) if path.is_file() and trainer.state.epoch else {}
+    if earlier:
+        _require_same_config(earlier["config"], json.loads(text), path)
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
         "epoch": trainer.state.epoch,
         "device": _device_name(trainer.state.device),
         "threads": torch.get_num_threads(),
     }
-    earlier = json.loads(path.read_text())["starts"] if path.is_file() and trainer.state.epoch else []
-    config = {key: value for key, value in current_run().workflow.parser.get().items() if key != "_meta_"}
-    text = json.dumps(config, sort_keys=True, default=str)
     train = trainer.data_loader.dataset
     content = {
-        "starts": [*earlier, start],
+        "starts": [*earlier.get("starts", []), start],
         "seed": getattr(train, "seed", None),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -64,6 +86,28 @@ def record_run(trainer: ResumableTrainer) -> Path:
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)
     return path
+
+
+def _require_same_config(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+    changed = [key for key in sorted(old.keys() | new.keys()) if key not in MAY_CHANGE and old.get(key) != new.get(key)]
+    if changed:
+        listed = "; ".join(f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in changed[:3])
+        raise CheckpointError(
+            f"{path.parent}: the run was started with another configuration ({listed}). Resume with the one it had, or "
+            "start anew in another --output_dir."
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _command() -> str:
+    program, *arguments = sys.argv
+    is_module = Path(program).name == "__main__.py"
+    start = ["python", "-m", ".".join(Path(program).parts[-3:-1])] if is_module else [Path(program).name]
+    return shlex.join([*start, *arguments])
 
 
 def _version(package: str) -> str | None:

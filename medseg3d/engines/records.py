@@ -190,7 +190,11 @@ class Progress(EpochRecord):
 
     def _advance(self, engine: ResumableTrainer) -> None:
         if self.bar is not None:
-            best = f"  best Dice {engine.state.best_metric:.3f}" if engine.state.best_metric_epoch > 0 else ""
+            best = (
+                f"  best Dice {engine.state.best_metric:.3f}"
+                if engine.state.best_metric_epoch > 0 and engine.evaluator is not None
+                else ""
+            )
             text = f"Epoch {engine.state.epoch}/{engine.state.max_epochs}  loss {engine.state.output['loss']:.3f}{best}"
             self.bar.update(self.task, completed=engine.state.iteration, description=text)
 

@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from medseg3d.engines.checkpoint import load_checkpoint, random_states, restore_
 from medseg3d.engines.device import amp_dtype, autocast
 from medseg3d.engines.memory import keep_freed_memory
 from medseg3d.engines.records import EpochRecord, default_records
-from medseg3d.errors import CheckpointError, MedsegError
+from medseg3d.errors import CheckpointError, MedsegError, UsageError
+from medseg3d.options import flag
 
-__all__ = ["ResumableTrainer", "trainer"]
+__all__ = ["ResumableTrainer", "require_free", "require_unseen", "trainer"]
+
+LAST, BEST = "last.pt", "best.pt"
 
 logger = logging.getLogger("medseg3d")
 
@@ -69,12 +73,10 @@ def trainer(
     """
     if evaluator is not None and len(evaluator.data_loader) == 0:
         evaluator = None  # fold -1 holds out no case
-    output_dir = Path(output_dir)
-    last = output_dir / "last.pt"
-    if last.exists() and not resume:
-        raise CheckpointError(
-            f"{output_dir} already holds a run. Add --resume true to go on with it, or choose another --output_dir."
-        )
+    if val_interval < 1:
+        raise UsageError(f"val_interval is {val_interval}; at least one epoch lies between validations.")
+    output_dir, resume = Path(output_dir), flag(resume, "resume")
+    require_free(output_dir, resume=resume)
     engine = ResumableTrainer(
         device=device,
         max_epochs=max_epochs,
@@ -86,7 +88,7 @@ def trainer(
         inferer=inferer,
         evaluator=evaluator,
         val_interval=val_interval,
-        amp=amp,
+        amp=flag(amp, "amp"),
         clip_grad_norm=clip_grad_norm,
         early_stopping_patience=early_stopping_patience,
         output_dir=output_dir,
@@ -95,9 +97,37 @@ def trainer(
         engine.add_record(record)
     for handler in train_handlers:
         handler.attach(engine)
+    last = output_dir / LAST
     if resume and last.exists():
         engine.restore(last)
     return engine
+
+
+def require_free(output_dir: str | Path, *, resume: bool | str = False) -> None:
+    """Refuse to start a run where one lies already. Bundles ask before they load any data.
+
+    Raises:
+        CheckpointError: ``output_dir`` holds a run and ``resume`` is false.
+    """
+    if (Path(output_dir) / LAST).exists() and not flag(resume, "resume"):
+        raise CheckpointError(
+            f"{output_dir} already holds a run. Add --resume true to go on with it, or choose another --output_dir."
+        )
+
+
+def require_unseen(weights: str | Path, items: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to evaluate on cases that the weights were trained on, as far as the checkpoint names them.
+
+    Raises:
+        CheckpointError: some of ``items`` were trained on, or the file cannot be read.
+    """
+    trained = set(load_checkpoint(weights).get("training_cases", ()))
+    seen = [name for name in _names(items) if name in trained]
+    if seen:
+        raise CheckpointError(
+            f"{weights}: {len(seen)} of the {len(items)} cases to evaluate were trained on ({', '.join(seen[:3])}, …). "
+            "Evaluate with the data list and fold of the training."
+        )
 
 
 class ResumableTrainer(SupervisedTrainer):
@@ -134,6 +164,8 @@ class ResumableTrainer(SupervisedTrainer):
         if device.type == "cpu":
             keep_freed_memory()
         self.lr_scheduler = lr_scheduler
+        # As configured, before any step or restored state changes them.
+        self.hyperparameters = [_numbers(group) for group in optimizer.param_groups]
         self.evaluator = evaluator
         self.val_interval = val_interval
         self.amp_enabled = amp
@@ -161,7 +193,8 @@ class ResumableTrainer(SupervisedTrainer):
 
     def stops_early(self) -> bool:
         """Whether ``early_stopping_patience`` epochs have gone by without a better validation."""
-        waited = self.state.epoch - self.state.best_metric_epoch
+        validated = self.state.epoch - self.state.epoch % self.val_interval
+        waited = validated - self.state.best_metric_epoch
         return 0 < self.early_stopping_patience <= waited and self.state.best_metric_epoch > 0
 
     def checkpoint(self) -> dict[str, Any]:
@@ -171,6 +204,8 @@ class ResumableTrainer(SupervisedTrainer):
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
+            "types": [type(self.optimizer).__name__, type(self.lr_scheduler).__name__],
+            "hyperparameters": self.hyperparameters,
             "loss_scaler": self.loss_scaler.state_dict(),
             "random_states": random_states(),
             "epoch": self.state.epoch,
@@ -180,6 +215,7 @@ class ResumableTrainer(SupervisedTrainer):
             "best_metric": float(self.state.best_metric),
             "best_epoch": int(self.state.best_metric_epoch),
             "data": self.data_fingerprint(),
+            "training_cases": _names(self.data_loader.dataset.data),
         }
 
     def restore(self, path: Path) -> None:
@@ -188,8 +224,9 @@ class ResumableTrainer(SupervisedTrainer):
         Raises:
             CheckpointError: unreadable, or of other data, another network or other epochs.
         """
-        saved = load_checkpoint(path, device=self.state.device)
+        saved = load_checkpoint(path)
         self._require_same_run(saved, path)
+        fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             self.network.load_state_dict(saved["network"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -198,14 +235,13 @@ class ResumableTrainer(SupervisedTrainer):
                 f"{path}: was written with another network or optimizer ({str(error).splitlines()[0]}). "
                 "Resume with the configuration it was started with."
             ) from error
-        self.loss_scaler.load_state_dict(saved["loss_scaler"])
-        if saved["max_epochs"] == self.state.max_epochs:
+        if saved["loss_scaler"]:  # empty where the run was in bfloat16 so far
+            self.loss_scaler.load_state_dict(saved["loss_scaler"])
+        same = (saved["max_epochs"], saved["hyperparameters"]) == (self.state.max_epochs, self.hyperparameters)
+        if same:
             self.lr_scheduler.load_state_dict(saved["lr_scheduler"])
         else:
-            logger.info("max_epochs is now %d, was %d: the learning rate follows the new schedule from here.",
-                        self.state.max_epochs, saved["max_epochs"])  # fmt: skip
-            for _ in range(saved["iteration"]):
-                self.lr_scheduler.step()
+            self._follow_new_schedule(fresh, saved["iteration"])
         self.state.epoch, self.state.iteration = saved["epoch"], saved["iteration"]
         self.state.best_metric, self.state.best_metric_epoch = saved["best_metric"], saved["best_epoch"]
         for record in self.records:
@@ -213,11 +249,22 @@ class ResumableTrainer(SupervisedTrainer):
         restore_random_states(saved["random_states"])
         logger.info("Resumed %s after epoch %d of %d.", path, saved["epoch"], self.state.max_epochs)
 
+    def _follow_new_schedule(self, fresh: list[dict[str, Any]], iteration: int) -> None:
+        """Take the rates as they are configured now, and step the schedule to where the run is."""
+        logger.info("max_epochs or rates have changed: the learning rate follows the new schedule from here.")
+        for group, values in zip(self.optimizer.param_groups, fresh, strict=True):
+            group.update(values)
+        with warnings.catch_warnings():
+            # torch warns of schedule steps without optimizer steps: those were taken before the checkpoint.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            for _ in range(iteration):
+                self.lr_scheduler.step()
+
     def data_fingerprint(self) -> str:
         """SHA-256 over the names of the training and validation cases, in order, and the seed of the draws."""
         train = self.data_loader.dataset
         validation = self.evaluator.data_loader.dataset.data if self.evaluator is not None else []
-        names = [[str(item.get("case", item.get("image"))) for item in items] for items in (train.data, validation)]
+        names = [_names(train.data), _names(validation)]
         return hashlib.sha256(json.dumps([names, getattr(train, "seed", 0)]).encode()).hexdigest()
 
     def _require_same_run(self, saved: dict[str, Any], path: Path) -> None:
@@ -227,6 +274,16 @@ class ResumableTrainer(SupervisedTrainer):
             raise CheckpointError(
                 f"{path}: was trained on other cases, another fold or another seed. Resume with the same data list, "
                 "fold and seed, or start anew in another --output_dir."
+            )
+        types = [type(self.optimizer).__name__, type(self.lr_scheduler).__name__]
+        if saved["types"] != types:
+            raise CheckpointError(
+                f"{path}: was trained with {' and '.join(saved['types'])}, this run has {' and '.join(types)}: another "
+                "network or optimizer cannot go on with it. Resume with the configuration it was started with."
+            )
+        if saved["epoch"] > self.state.max_epochs:
+            raise CheckpointError(
+                f"{path}: {saved['epoch']} epochs are done, max_epochs is {self.state.max_epochs}. Raise --max_epochs."
             )
         if saved["iterations_per_epoch"] != self.state.epoch_length:
             raise CheckpointError(
@@ -245,7 +302,7 @@ def _training_step(engine: ResumableTrainer, batch: dict[str, torch.Tensor]) -> 
         with autocast(device, enabled=engine.amp_enabled):
             prediction = engine.inferer(image, engine.network)
         loss = engine.loss_function(prediction, label)
-        _require_finite(loss, engine)
+        _require_finite(loss, "loss", engine)
         engine.loss_scaler.scale(loss).backward()
     except torch.cuda.OutOfMemoryError as error:
         raise MedsegError(
@@ -254,18 +311,20 @@ def _training_step(engine: ResumableTrainer, batch: dict[str, torch.Tensor]) -> 
         ) from error
     if engine.clip_grad_norm:
         engine.loss_scaler.unscale_(engine.optimizer)
-        torch.nn.utils.clip_grad_norm_(engine.network.parameters(), engine.clip_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), engine.clip_grad_norm)
+        if not engine.loss_scaler.is_enabled():  # the scaler skips such a step and lowers its scale
+            _require_finite(norm, "gradient's norm", engine)
     engine.loss_scaler.step(engine.optimizer)
     engine.loss_scaler.update()
     engine.lr_scheduler.step()
     return {"loss": loss.detach()}
 
 
-def _require_finite(loss: torch.Tensor, engine: ResumableTrainer) -> None:
-    value = loss.item()
+def _require_finite(tensor: torch.Tensor, what: str, engine: ResumableTrainer) -> None:
+    value = tensor.item()
     if not math.isfinite(value):
         raise MedsegError(
-            f"The loss is {value} in epoch {engine.state.epoch}, iteration {engine.state.iteration}. "
+            f"The {what} is {value} in epoch {engine.state.epoch}, iteration {engine.state.iteration}. "
             "Lower --learning_rate, or add --amp false. To go on from the epoch before, add --resume true."
         )
 
@@ -294,8 +353,8 @@ def _finish_epoch(engine: ResumableTrainer) -> None:
     # best before last: a run killed between the two repeats the epoch and writes both again.
     checkpoint = engine.checkpoint()
     if better:
-        save_atomically(checkpoint, engine.output_dir / "best.pt")
-    save_atomically(checkpoint, engine.output_dir / "last.pt")
+        save_atomically(checkpoint, engine.output_dir / BEST)
+    save_atomically(checkpoint, engine.output_dir / LAST)
     if due and engine.stops_early():
         logger.info("Stopped early: no better validation since epoch %d.", state.best_metric_epoch)
         engine.terminate()
@@ -306,3 +365,12 @@ def _validate(evaluator: SupervisedEvaluator | None) -> dict[str, float]:
         return {}
     evaluator.run()
     return dict(evaluator.state.metrics)
+
+
+def _names(items: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [str(item.get("case", item.get("image"))) for item in items]
+
+
+def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
+    """The rates of a parameter group; schedules keep theirs there too."""
+    return {key: float(value) for key, value in group.items() if isinstance(value, (int, float)) and key != "params"}

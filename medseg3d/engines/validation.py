@@ -15,6 +15,7 @@ from monai.inferers import Inferer
 
 from medseg3d.engines.device import autocast
 from medseg3d.metrics import label_overlaps
+from medseg3d.options import flag
 
 __all__ = ["LabelDice", "evaluator"]
 
@@ -85,9 +86,11 @@ def evaluator(
         val_handlers: ignite handlers to attach.
     """
 
+    enabled = flag(amp, "amp")
+
     def step(engine: SupervisedEvaluator, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         image = batch["image"].to(engine.state.device)
-        with engine.mode(engine.network), autocast(engine.state.device, enabled=amp):
+        with engine.mode(engine.network), autocast(engine.state.device, enabled=enabled):
             prediction = engine.inferer(image, engine.network)
         engine.state.output = {"image": image, "label": batch["label"], "pred": prediction}
         engine.fire_event(IterationEvents.MODEL_COMPLETED)

@@ -25,6 +25,7 @@ from medseg3d.inference.export import mask_path, refuse_overwriting, sidecar_pat
 from medseg3d.inference.grid import map_to_image_grid, probabilities_on_grid
 from medseg3d.inference.report import CaseResult, SegmentReport, case_progress, make_console, print_report
 from medseg3d.inference.weights import load_weights
+from medseg3d.options import flag
 from medseg3d.volume import case_name
 
 __all__ = ["Segmenter"]
@@ -49,7 +50,7 @@ class Segmenter:
     """Runs a network over a dataset and writes a mask and a sidecar a case.
 
     While one case is computed, a thread loads and preprocesses the next. A case that cannot be read, does not fit the
-    network or has no possible geometry is reported and left out.
+    network or has no possible geometry is reported and left out; a mask that an earlier run made of it is removed.
 
     Args:
         dataset: a MONAI ``Dataset`` over the list of ``find_cases``, whose transform is the preprocessing.
@@ -96,12 +97,12 @@ class Segmenter:
         self.labels = dict(labels)
         self.output_dir = Path(output_dir)
         self.device = torch.device(device)
-        self.amp = amp
+        self.amp = flag(amp, "amp")
         self.weights = weights
         self.metadata = metadata
-        self.save_probability = save_probability
-        self.save_uncertainty = save_uncertainty
-        self.overwrite = overwrite
+        self.save_probability = flag(save_probability, "save_probability")
+        self.save_uncertainty = flag(save_uncertainty, "save_uncertainty")
+        self.overwrite = flag(overwrite, "overwrite")
         self.image_key = image_key
         self.pred_key = pred_key
         self.console = make_console()
@@ -181,10 +182,12 @@ class Segmenter:
         except CASE_ERRORS as error:
             _reraise_if_general(error)
             logger.debug("case %s failed", name, exc_info=True)
+            self._discard_earlier(name, _paths(case[self.image_key]))
             return CaseResult(name, "failed", seconds=time.perf_counter() - start, error=reason(error))
 
     def _segment_case(self, name: str, paths: Sequence[Path], loaded: LoadedCase, start: float) -> CaseResult:
         refuse_overwriting([mask_path(self.output_dir, name)], list(paths))
+        self._discard_earlier(name, paths)
         begin_inference = time.perf_counter()
         logits = self._predict(loaded.data[self.image_key])
         data = self._postprocessed(loaded.data, logits)
@@ -203,11 +206,18 @@ class Segmenter:
             "device": _device_name(self.device),
             "findings": findings,
         }
-        # The sidecar first: a mask that is there always has one.
+        # The sidecar first, with no earlier mask beside it: a mask that is there always has its own.
         write_sidecar(sidecar_path(self.output_dir, name), sidecar)
         write_nifti(mask_path(self.output_dir, name), mask, loaded.header)
         seconds = time.perf_counter() - start
         return CaseResult(name, "done", mask_path(self.output_dir, name), volumes_ml, seconds, tuple(findings))
+
+    def _discard_earlier(self, name: str, sources: Sequence[Path]) -> None:
+        """Remove what an earlier run made of this case: it must not pass for this run's result."""
+        kept = {path.resolve() for path in sources}
+        for path in (mask_path(self.output_dir, name), sidecar_path(self.output_dir, name)):
+            if path.resolve() not in kept:
+                path.unlink(missing_ok=True)
 
     def _predict(self, image: torch.Tensor) -> torch.Tensor:
         """Logits (class, x, y, z) of a preprocessed image (channel, x, y, z)."""

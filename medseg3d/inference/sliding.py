@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal
 
@@ -83,15 +83,13 @@ class SlidingWindow(Inferer):
                     inputs.to(stitch_device),
                     self.roi_size,
                     sw_batch_size,
-                    self._predictor(network, sw_batch_size),
+                    self._predictor(network, sw_batch_size, args, kwargs),
                     self.overlap,
                     self.mode,
                     padding_mode=self.padding_mode,
                     cval=self.cval,
                     sw_device=compute_device,
                     device=stitch_device,
-                    *args,  # noqa: B026  MONAI's signature takes the network's own arguments last
-                    **kwargs,
                 )
             except torch.cuda.OutOfMemoryError:
                 logger.warning(
@@ -114,20 +112,22 @@ class SlidingWindow(Inferer):
             batch //= 2
         yield 1, torch.device("cpu")
 
-    def _predictor(self, network: Predictor, sw_batch_size: int) -> Predictor:
+    def _predictor(
+        self, network: Predictor, sw_batch_size: int, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Predictor:
         predict = self._compile(network, sw_batch_size) if self.compile else network
         mirrorings = [axes for n in range(len(self.mirror_axes) + 1) for axes in combinations(self.mirror_axes, n)]
 
-        def mirrored(windows: torch.Tensor, axes: Sequence[int], *args: Any, **kwargs: Any) -> torch.Tensor:
+        def mirrored(windows: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
             dims = [axis + 2 for axis in axes]  # after batch and channel
             flipped = windows.flip(dims) if dims else windows
             logits = _full_resolution(predict(flipped, *args, **kwargs), windows.ndim)
             return logits.flip(dims) if dims else logits
 
-        def mean_of_mirrorings(windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            total = mirrored(windows, (), *args, **kwargs)
+        def mean_of_mirrorings(windows: torch.Tensor) -> torch.Tensor:
+            total = mirrored(windows, ())
             for axes in mirrorings[1:]:
-                total = total + mirrored(windows, axes, *args, **kwargs)
+                total = total + mirrored(windows, axes)
             return total / len(mirrorings)
 
         return mean_of_mirrorings

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from medseg3d.engines.checkpoint import load_checkpoint
 from medseg3d.errors import CheckpointError
 
 __all__ = ["file_sha256", "load_weights"]
@@ -47,20 +47,12 @@ def file_sha256(path: Path) -> str:
 
 
 def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no weights there. Train the bundle, or name a file with --weights.")
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: holds more than tensors, or is damaged; it is not loaded because unpickling it "
-                              "could run code. Save the network's state_dict alone.") from error  # fmt: skip
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a weights file, or damaged ({_first_line(error)}).") from error
+    content: Any = load_checkpoint(path)
     for key in STATE_KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+        if isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+    if not all(isinstance(v, torch.Tensor) for v in content.values()):
         raise CheckpointError(f"{path}: no state dict of a network in it.")
     return content
 
@@ -81,7 +73,3 @@ def _shape_problems(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torc
         for key, tensor in wanted.items()
         if key in state and state[key].shape != tensor.shape
     ][:NAMED_KEYS]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -184,7 +184,9 @@ def summary_lines(results: list[dict[str, Any]]) -> list[str]:
             line += f" ({seconds / peer['seconds_with_validation']:.2f} with its validation)"
         lines.append(line + ".")
     if peer is not None:
-        note = "Minutes of medseg3d: the whole process. Of nnU-Net: training iterations; then with set-up and validation"
+        note = (
+            "Minutes of medseg3d: the whole process. Of nnU-Net: training iterations; then with set-up and validation"
+        )
         if peer["iterations"] < results[-1]["iterations"]:
             note += f", scaled up from {peer['iterations']} iterations, after which its Dice was taken"
         lines += ["", note + "."]
