@@ -160,7 +160,7 @@ def make_table(content: dict[str, Any]) -> str:
         f"Hippocampus (MSD Task04, CC-BY-SA 4.0), fold {content['fold']} held out, {content['iterations']} iterations "
         f"of batch {content['batch_size']}, {content['machine']}.",
         "",
-        f"| method | iterations | seed | {' | '.join(f'Dice {n}' for n in labels)} | mean | minutes | with validation |",
+        f"| method | iterations | seed | {' | '.join(f'Dice {n}' for n in labels)} | mean | min | with validation |",
         "|---|---|---|" + "---|" * (len(labels) + 3),
     ]
     for r in results:
