@@ -121,6 +121,7 @@ def test_training_and_inference_prepare_images_alike(bundle: Path, study: Path, 
     for file, id_ in (("train", "validate::preprocessing"), ("inference", "preprocessing")):
         parser = ConfigParser()
         parser.read_config(configs(bundle, file))
+        parser["labels"] = ORGANS
         images.append(parser.get_parsed_content(id_)(dict(paths))["image"])
     assert torch.equal(images[0].as_subclass(torch.Tensor), images[1].as_subclass(torch.Tensor))
 

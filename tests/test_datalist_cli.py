@@ -106,7 +106,7 @@ def test_split(listed, tmp_path):
         "cases with liver": [2, 2, 2],
         "cases with lesion": [1, 1, 1],
     }
-    assert result.stdout.splitlines()[-1] == f"Next: medseg3d plan {out}"
+    assert result.stdout.splitlines()[-1].endswith(f"--datalist {out} --fold 0")
     with pytest.raises(DataListError, match="is split already, into the folds 0, 1, 2"):
         run("split", out, "-o", tmp_path / "again.json")
     run("split", out, "-o", tmp_path / "again.json", "--folds", 2, "--replace")

@@ -20,7 +20,7 @@ def test_demo_makes_masks_scores_and_a_picture_and_reuses_them(tmp_path: Path) -
     first = run_demo(tmp_path, PLAN, say=said.append)
     assert first.reused == ()
     assert any("python -m monai.bundle run training" in line for line in said)
-    assert {"ct_002.nii.gz", "ct_002.json", "cases.csv", "summary.json", "montage.png"} == {
+    assert {"ct_003.nii.gz", "ct_003.json", "cases.csv", "summary.json", "montage.png"} == {
         path.name for path in first.masks.iterdir()
     }
     assert (tmp_path / "run" / "run.json").is_file()

@@ -252,6 +252,25 @@ def test_a_loss_of_nan_stops_with_what_to_do(tmp_path: Path) -> None:
         make_trainer(tmp_path, data=broken).run()
 
 
+def test_a_step_with_an_infinite_gradient_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Explodes(torch.nn.Conv3d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            output = super().forward(input)
+            if self.training and explode.pop():
+                output.register_hook(lambda gradient: gradient * torch.inf)
+            return output
+
+    explode = [False, True, False]  # taken from the end
+    with caplog.at_level("WARNING", logger="medseg3d"):
+        make_trainer(tmp_path, network=Explodes(1, 2, 1), max_epochs=1).run()
+    assert "Left out the step of iteration 2" in caplog.text
+    assert all(torch.isfinite(value).all() for value in weights_of(tmp_path).values())
+
+    explode = [True] * 30
+    with pytest.raises(MedsegError, match="10 gradients in a row were not finite"):
+        make_trainer(tmp_path / "always", network=Explodes(1, 2, 1), max_epochs=10).run()
+
+
 @pytest.mark.parametrize(("amp", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_mixed_precision_reaches_the_activations_on_a_cpu(tmp_path: Path, amp: bool, dtype: torch.dtype) -> None:
     seen = set()

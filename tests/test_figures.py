@@ -88,7 +88,7 @@ def test_a_case_has_rows_for_image_reference_and_prediction():
 def test_a_montage_is_drawn_with_its_labels_colours():
     rendered = to_rgb(montage([picture()], labels=LABELS, dpi=60))
     assert rendered.dtype == np.uint8
-    assert rendered.shape == (int((2.6 * 3 + 0.7) * 60), 9 * 60, 3)
+    assert rendered.shape == (int((2.1 * 3 + 0.8) * 60), 9 * 60, 3)
     # Labels cover black by 55 % of their colour; only those of reference and prediction, not of the image.
     cover = np.round(255 * 0.55 * np.array(colour(PALETTE[0])))
     found = np.abs(rendered.astype(int) - cover).max(axis=2) <= 1

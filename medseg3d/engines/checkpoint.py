@@ -46,12 +46,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no weights there. Train first, or name a file with --weights.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+    except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: cannot be read as weights ({reason}). It is damaged, or holds objects other than tensors and "
-            "numbers, which are refused because unpickling runs code."
+            f"{path}: holds objects other than tensors and numbers, or is damaged; refused because unpickling runs code. "
+            "Save the network's state_dict alone."
         ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise CheckpointError(f"{path}: cannot be read as weights, probably damaged ({reason}).") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict or checkpoint.")
     return content

@@ -26,6 +26,7 @@ from medseg3d.options import flag
 __all__ = ["ResumableTrainer", "require_free", "require_unseen", "trainer"]
 
 LAST, BEST = "last.pt", "best.pt"
+MANY_STEPS = 10
 
 logger = logging.getLogger("medseg3d")
 
@@ -175,6 +176,7 @@ class ResumableTrainer(SupervisedTrainer):
         self.loss_scaler = torch.amp.GradScaler(device.type, enabled=amp and amp_dtype(device) is torch.float16)
         self.records: list[EpochRecord] = []
         self.loss_sum = 0.0
+        self.skipped_steps = 0
         self.add_event_handler(Events.EPOCH_STARTED, _start_epoch)
         self.add_event_handler(Events.ITERATION_COMPLETED, _count_loss)
         self.add_event_handler(Events.EPOCH_COMPLETED, _finish_epoch)
@@ -302,7 +304,7 @@ def _training_step(engine: ResumableTrainer, batch: dict[str, torch.Tensor]) -> 
         with autocast(device, enabled=engine.amp_enabled):
             prediction = engine.inferer(image, engine.network)
         loss = engine.loss_function(prediction, label)
-        _require_finite(loss, "loss", engine)
+        _require_finite(loss, engine)
         engine.loss_scaler.scale(loss).backward()
     except torch.cuda.OutOfMemoryError as error:
         raise MedsegError(
@@ -312,19 +314,38 @@ def _training_step(engine: ResumableTrainer, batch: dict[str, torch.Tensor]) -> 
     if engine.clip_grad_norm:
         engine.loss_scaler.unscale_(engine.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), engine.clip_grad_norm)
-        if not engine.loss_scaler.is_enabled():  # the scaler skips such a step and lowers its scale
-            _require_finite(norm, "gradient's norm", engine)
+        if not engine.loss_scaler.is_enabled() and not _is_usable(norm, engine):
+            engine.lr_scheduler.step()
+            return {"loss": loss.detach()}
     engine.loss_scaler.step(engine.optimizer)
     engine.loss_scaler.update()
     engine.lr_scheduler.step()
     return {"loss": loss.detach()}
 
 
-def _require_finite(tensor: torch.Tensor, what: str, engine: ResumableTrainer) -> None:
-    value = tensor.item()
+def _is_usable(norm: torch.Tensor, engine: ResumableTrainer) -> bool:
+    """Whether the gradient is finite. A step that is not is left out, as a loss scaler does; many in a row stop the run.
+
+    An empty patch can do it: instance normalisation divides by a standard deviation of almost 0.
+    """
+    finite = bool(torch.isfinite(norm))
+    engine.skipped_steps = 0 if finite else engine.skipped_steps + 1
+    if finite:
+        return True
+    logger.warning("Left out the step of iteration %d: its gradient is %s.", engine.state.iteration, norm.item())
+    if engine.skipped_steps >= MANY_STEPS:
+        raise MedsegError(
+            f"{MANY_STEPS} gradients in a row were not finite, up to iteration {engine.state.iteration}. "
+            "Lower --learning_rate, or add --amp false. To go on from the epoch before, add --resume true."
+        )
+    return False
+
+
+def _require_finite(loss: torch.Tensor, engine: ResumableTrainer) -> None:
+    value = loss.item()
     if not math.isfinite(value):
         raise MedsegError(
-            f"The {what} is {value} in epoch {engine.state.epoch}, iteration {engine.state.iteration}. "
+            f"The loss is {value} in epoch {engine.state.epoch}, iteration {engine.state.iteration}. "
             "Lower --learning_rate, or add --amp false. To go on from the epoch before, add --resume true."
         )
 

@@ -18,6 +18,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from medseg3d.engines.device import autocast
+from medseg3d.engines.memory import keep_freed_memory
 from medseg3d.errors import CaseError, ConfigError, GeometryError, MedsegError
 from medseg3d.geometry import grid_distance_mm, spacing_mm, voxel_volume_ml
 from medseg3d.inference.cases import ImageHeader, count_not_finite, read_case_header
@@ -145,6 +146,8 @@ class Segmenter:
 
     def _prepare_network(self) -> None:
         sha256 = load_weights(self.network, self.weights) if self.weights is not None else None
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.network.to(self.device).eval()
         self._origin = {**_bundle_identity(self.metadata), "weights_sha256": sha256}
 
