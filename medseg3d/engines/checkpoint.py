@@ -48,7 +48,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: holds objects other than tensors and numbers, or is damaged; refused because unpickling runs code. "
+            f"{path}: holds more than tensors and numbers, or is damaged; refused because unpickling runs code. "
             "Save the network's state_dict alone."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

@@ -324,7 +324,7 @@ def _training_step(engine: ResumableTrainer, batch: dict[str, torch.Tensor]) -> 
 
 
 def _is_usable(norm: torch.Tensor, engine: ResumableTrainer) -> bool:
-    """Whether the gradient is finite. A step that is not is left out, as a loss scaler does; many in a row stop the run.
+    """Whether the gradient is finite. Else the step is left out, as a loss scaler does; many in a row stop the run.
 
     An empty patch can do it: instance normalisation divides by a standard deviation of almost 0.
     """
