@@ -19,7 +19,7 @@ def keep_freed_memory() -> bool:
 
     Every activation of a 3D network is larger than the size from which glibc maps fresh pages for each allocation and
     unmaps them when it is freed, so that the kernel clears gigabytes in every iteration. Without that a training step
-    takes about two thirds of the time (``scripts/benchmarks/bench_allocator.py``). The process then holds its peak
+    takes about 0.63 of the time (``scripts/benchmarks/bench_allocator.py``). The process then holds its peak
     memory until it ends. Does nothing where the C library is not glibc.
     """
     if platform.libc_ver()[0] != "glibc":
