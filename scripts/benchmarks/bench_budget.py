@@ -8,9 +8,9 @@ on the held-out cases, on the images' own grids. nnU-Net lives in an environment
     .venv/bin/python scripts/benchmarks/bench_budget.py --datalist hippocampus.json \\
         --nnunet-python nnunet-venv/bin/python
 
-It takes about 65 minutes on 2 cores, nnU-Net 30 of them. Parts that are done are kept in ``--work`` and not repeated. The time that counts
-against medseg3d is the whole process (imports, caching, training, validation); that of nnU-Net is its training
-iterations alone. ``--without-nnunet`` measures medseg3d only.
+It takes about 65 minutes on 2 cores, nnU-Net 30 of them. Parts that are done are kept in ``--work`` and not repeated.
+The time that counts against medseg3d is the whole process (imports, caching, training, validation); that of nnU-Net is
+its training iterations alone. ``--without-nnunet`` measures medseg3d only.
 """
 
 from __future__ import annotations
