@@ -15,6 +15,7 @@ SUBMODULES = (
     "data",
     "datalist",
     "demo",
+    "dicom",
     "engines",
     "errors",
     "evaluation",
@@ -25,6 +26,7 @@ SUBMODULES = (
     "networks",
     "phantom",
     "report",
+    "statistics",
     "transforms",
     "volume",
 )

@@ -10,13 +10,23 @@ and ends with ``exit_status``; everything else that is raised is a defect of med
     │   └── ConfigError         a bundle's configuration: misspelt ids, undefined references, missing properties
     ├── DataListError           a data list that training or evaluation must not start from
     ├── CaseError               one case cannot be read or segmented; the others can
-    │   └── GeometryError       an affine, spacing or grid that no image can have, or that does not match
+    │   ├── GeometryError       an affine, spacing or grid that no image can have, or that does not match
+    │   └── DicomError          a series, annotation or file of DICOM that cannot be read or written rightly
     └── CheckpointError         a checkpoint or weights file that does not fit what is to be run
 """
 
 from __future__ import annotations
 
-__all__ = ["CaseError", "CheckpointError", "ConfigError", "DataListError", "GeometryError", "MedsegError", "UsageError"]
+__all__ = [
+    "CaseError",
+    "CheckpointError",
+    "ConfigError",
+    "DataListError",
+    "DicomError",
+    "GeometryError",
+    "MedsegError",
+    "UsageError",
+]
 
 
 class MedsegError(Exception):
@@ -45,6 +55,10 @@ class CaseError(MedsegError):
 
 class GeometryError(CaseError):
     """An affine, a spacing or a grid is impossible, or two that must match do not."""
+
+
+class DicomError(CaseError):
+    """A DICOM series, annotation or file cannot be read or written rightly; its findings say why."""
 
 
 class CheckpointError(MedsegError):

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from medseg3d.cli import bundle, datalist, demo, phantom, segment
+from medseg3d.cli import bundle, datalist, demo, dicom, phantom, segment
 from medseg3d.errors import MedsegError
 
 __all__ = ["app", "main"]
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("phantom")(phantom.phantom)
 app.add_typer(datalist.app, name="datalist")
+app.add_typer(dicom.app, name="dicom")
 app.command("segment")(segment.segment)
 app.add_typer(bundle.app, name="bundle")
 
