@@ -140,7 +140,16 @@ def test_an_error_is_one_line_and_its_exit_status(monkeypatch, capsys, error, st
 def test_every_error_has_its_status_tested_above():
     assert set(errors.__all__) == {
         e.__name__
-        for e in (MedsegError, DataListError, CaseError, GeometryError, CheckpointError, UsageError, ConfigError)
+        for e in (
+            MedsegError,
+            DataListError,
+            CaseError,
+            GeometryError,
+            DicomError,
+            CheckpointError,
+            UsageError,
+            ConfigError,
+        )
     }
 
 
