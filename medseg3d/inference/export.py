@@ -5,11 +5,8 @@ Every file is written under a temporary name in the same folder and renamed, so 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import nibabel
@@ -17,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg3d.errors import CaseError
+from medseg3d.files import whole_or_not_at_all, write_json
 from medseg3d.inference.cases import ImageHeader
 
 __all__ = ["mask_path", "sidecar_path", "write_nifti", "write_sidecar"]
@@ -59,14 +57,13 @@ def write_nifti(path: Path, voxels: NDArray[Any], image: ImageHeader) -> None:
         pixdim = np.ones(8, dtype=np.float32)
         pixdim[:4] = image.nifti["pixdim"][:4]  # the first is the quaternion's handedness
         header["pixdim"] = pixdim
-    with _renamed_when_done(path) as temporary:
+    with whole_or_not_at_all(path) as temporary:
         nibabel.save(nibabel.Nifti1Image(voxels, None, header), temporary)
 
 
 def write_sidecar(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON that any parser reads: NaN and infinity are refused."""
-    with _renamed_when_done(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, content)
 
 
 def refuse_overwriting(outputs: list[Path], inputs: list[Path]) -> None:
@@ -79,17 +76,3 @@ def refuse_overwriting(outputs: list[Path], inputs: list[Path]) -> None:
     for output in outputs:
         if output.resolve() in known:
             raise CaseError(f"{output.name}: the mask would overwrite its image. Choose another output folder.")
-
-
-@contextmanager
-def _renamed_when_done(path: Path) -> Iterator[Path]:
-    """A temporary path with the same name, in a folder beside the final one, which is renamed to it at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(mkdtemp(prefix=".writing-", dir=path.parent))
-    temporary = folder / path.name
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        folder.rmdir()

@@ -1,0 +1,39 @@
+"""Files that are there whole or not at all, and JSON that any parser reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+__all__ = ["whole_or_not_at_all", "write_json"]
+
+
+@contextmanager
+def whole_or_not_at_all(path: Path) -> Iterator[Path]:
+    """A temporary path of the same name in a folder beside the final one; renamed to it when the block ends well.
+
+    The final folder is made if absent, and a file of this name is replaced. When the block raises, nothing is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(mkdtemp(prefix=".writing-", dir=path.parent))
+    temporary = folder / path.name
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON without NaN and infinity, which many parsers refuse.
+
+    Raises:
+        ValueError: NaN or infinity in ``content``.
+    """
+    with whole_or_not_at_all(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
