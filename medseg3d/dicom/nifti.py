@@ -110,7 +110,7 @@ def _blocks(header: Nifti1Header, slices: Iterable[NDArray[Any]], name: str) -> 
             )
         count += 1
         # i runs fastest: the transpose is in C order already when the slice came row by row, and nothing is copied.
-        yield memoryview(np.ascontiguousarray(plane.T, dtype=dtype)).cast("B")
+        yield np.ascontiguousarray(plane.T, dtype=dtype).data.cast("B")
     if count != wanted:
         raise DicomError(f"{name}: {count} slices came, {wanted} were announced. Nothing is written.")
 
