@@ -1,0 +1,322 @@
+"""DICOM SEG to masks on the grid of their source series: binary, fractional and label maps, overlapping or not."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg3d.dicom.annotation import Annotation, Segment
+from medseg3d.dicom.findings import Finding
+from medseg3d.dicom.model import FileRef, SeriesGrid
+from medseg3d.dicom.seg_frames import Frame, Placement, own_grid, place, read_frames
+from medseg3d.errors import DicomError
+
+__all__ = ["read_seg"]
+
+SEG_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation Storage",
+    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
+}
+TYPES = ("BINARY", "FRACTIONAL", "LABELMAP")
+BACKGROUND = 0  # value of a label map where there is no segment
+
+# What pydicom and its decoders raise on damaged files.
+DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, OSError, EOFError,
+           MemoryError, struct.error, zlib.error, zipfile.BadZipFile)  # fmt: skip
+
+
+def read_seg(file: FileRef | str | Path, grid: SeriesGrid | None = None, *, threshold: float = 0.5) -> Annotation:
+    """Read a SEG: each segment as a mask on ``grid``.
+
+    Frames are put on the grid by their position and orientation. Nothing is resampled: pixels that are not voxels of
+    the grid are refused.
+
+    Args:
+        file: the SEG, alone or in a zip archive.
+        grid: of the series it was made from; None for the SEG's own.
+        threshold: a voxel of a fractional segment belongs to it from this part of the largest value on, 0 to 1.
+
+    Returns:
+        The segments in the order of their numbers, those without voxels too; background is none. Findings:
+        ``thresholded``, ``other_series``, ``other_frame_of_reference``, ``missing_source_slices``,
+        ``outside_series``, ``undescribed_segment``, ``contradicting_reference``.
+
+    Raises:
+        DicomError: not a SEG, damaged, tiled, or not on this grid; two frames that contradict each other.
+    """
+    if not 0 < threshold <= 1:
+        raise DicomError(f"The threshold {threshold} is not a part of the largest value: above 0, at most 1.")
+    ref = file if isinstance(file, FileRef) else FileRef(Path(file))
+    with _damage_as_error(ref):
+        dataset = _read(ref)
+        _require_seg(dataset, ref)
+        frames = read_frames(dataset)
+        findings = [] if grid is None else list(_reference_findings(dataset, frames, grid))
+        if grid is None:
+            grid = _own_grid(dataset, frames)
+        canvas = _Canvas(grid)
+        for number, frame, pixels in _decoded(dataset, frames):
+            placement = place(frame, number, columns=pixels.shape[1], rows=pixels.shape[0], grid=grid)
+            for segment, mask in _masks_of(frame, pixels, dataset, threshold):
+                canvas.add(segment, placement, mask, number)
+        segments, undescribed = _segments(dataset, canvas)
+    findings += [*_threshold_findings(dataset, threshold), *canvas.findings(), *undescribed]
+    return Annotation(segments, grid, tuple(findings))
+
+
+@dataclass
+class _Canvas:
+    """Collects the frames of every segment on a grid, keeping only the boxes that have voxels."""
+
+    grid: SeriesGrid
+    parts: dict[int, dict[tuple[int, ...], tuple[tuple[int, int, int], NDArray[np.bool_]]]] = field(
+        default_factory=dict
+    )
+    outside_voxels: int = 0
+    outside_frames: int = 0
+
+    def add(self, segment: int, placement: Placement, mask: NDArray[np.bool_], number: int) -> None:
+        """Put a frame's mask (row, column) in its place.
+
+        Raises:
+            DicomError: another frame of the segment lies at the same place with other voxels.
+        """
+        slab = placement.turn(mask)
+        inside = tuple(
+            slice(max(0, -start), max(0, min(size, limit - start)))
+            for start, size, limit in zip(placement.start, placement.shape, self.grid.shape, strict=True)
+        )
+        kept = slab[inside]
+        lost = int(np.count_nonzero(mask)) - int(np.count_nonzero(kept))
+        self.outside_voxels += lost
+        self.outside_frames += lost > 0
+        part = Segment.of(name="", number=segment, mask=kept, shape=self.grid.shape)
+        origin = [s + i.start for s, i in zip(placement.start, inside, strict=True)]
+        start = tuple(o + p for o, p in zip(origin, part.start, strict=True))
+        earlier = self.parts.setdefault(segment, {}).get(placement.start + placement.axes)
+        if earlier is not None and (earlier[0] != start or not np.array_equal(earlier[1], part.voxels)):
+            raise DicomError(
+                f"Frame {number} of segment {segment} lies where an earlier frame of it lies, with other voxels: a SEG "
+                "of several times or phases, or a damaged one."
+            )
+        self.parts[segment][placement.start + placement.axes] = (start, part.voxels)  # type: ignore[assignment]
+
+    def segment(self, number: int, **described: Any) -> Segment:
+        """All frames of a segment as one."""
+        parts = [(start, voxels) for start, voxels in self.parts.get(number, {}).values() if voxels.size]
+        if not parts:
+            return Segment.of(number=number, mask=np.zeros((0, 0, 0), bool), shape=self.grid.shape, **described)
+        low = np.min([start for start, _ in parts], axis=0)
+        high = np.max([np.add(start, voxels.shape) for start, voxels in parts], axis=0)
+        mask = np.zeros(high - low, dtype=bool)
+        for start, voxels in parts:
+            mask[tuple(slice(s, s + n) for s, n in zip(start - low, voxels.shape, strict=True))] |= voxels
+        i, j, k = low.tolist()
+        return Segment.of(number=number, mask=mask, start=(i, j, k), shape=self.grid.shape, **described)
+
+    def findings(self) -> Iterator[Finding]:
+        if self.outside_voxels:
+            yield Finding(
+                "outside_series",
+                "warning",
+                f"{self.outside_voxels} voxels in {self.outside_frames} frames lie outside the series: left out.",
+                "Is a part of the series missing? Export it again, or read the SEG on its own grid.",
+            )
+
+
+def _read(ref: FileRef) -> Any:
+    from pydicom import dcmread
+
+    if not ref.member:
+        return dcmread(ref.path)
+    with zipfile.ZipFile(ref.path) as archive, archive.open(ref.member) as member:
+        return dcmread(member)
+
+
+@contextmanager
+def _damage_as_error(ref: FileRef) -> Iterator[None]:
+    """Name the file in every refusal; turn what the libraries raise on a damaged file into one."""
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        yield
+    except DicomError as error:
+        raise DicomError(f"{ref}: {error}") from error
+    except (InvalidDicomError, *DAMAGED) as error:
+        reason = str(error).strip().splitlines()
+        raise DicomError(
+            f"{ref}: not readable as a DICOM SEG ({reason[0] if reason else type(error).__name__}). Is it complete?"
+        ) from error
+
+
+def _require_seg(dataset: Any, ref: FileRef) -> None:
+    kind = dataset.get("SOPClassUID")
+    if kind not in SEG_CLASSES:
+        name = getattr(kind, "name", "") or "no SOP class"
+        raise DicomError(f"not a segmentation but {name} (modality {dataset.get('Modality', 'not given')}).")
+    if dataset.get("SegmentationType") not in TYPES:
+        raise DicomError(f"the segmentation type {dataset.get('SegmentationType')!r} is none of {', '.join(TYPES)}.")
+    if dataset.get("TotalPixelMatrixColumns") is not None:
+        raise DicomError("a tiled SEG of slide microscopy: it has no volume, and is not read here.")
+    if "PixelData" not in dataset:
+        raise DicomError("the SEG has no pixel data: the file is damaged, or headers only.")
+    rows, columns, frames = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
+    if min(rows, columns, frames) < 1:
+        raise DicomError(f"{frames} frames of {columns}×{rows} pixels: the file is damaged.")
+
+
+def _own_grid(dataset: Any, frames: Sequence[Frame]) -> SeriesGrid:
+    series = [str(item.get("SeriesInstanceUID", "")) for item in dataset.get("ReferencedSeriesSequence") or ()]
+    grid, _ = own_grid(
+        frames,
+        columns=int(dataset.Columns),
+        rows=int(dataset.Rows),
+        study_uid=str(dataset.get("StudyInstanceUID", "")),
+        series_uid=series[0] if len(series) == 1 else "",
+        frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID", "")),
+    )
+    return grid
+
+
+def _decoded(dataset: Any, frames: Sequence[Frame]) -> Iterator[tuple[int, Frame, NDArray[Any]]]:
+    """Number from 1, header and stored values (row, column) of every frame, one at a time."""
+    from pydicom.pixels import iter_pixels
+
+    # raw: the values themselves, also where a label map has a palette.
+    decoded = iter_pixels(dataset, raw=True)
+    for number, frame in enumerate(frames, start=1):
+        pixels = next(decoded, None)
+        if pixels is None:
+            raise DicomError(f"the SEG describes {len(frames)} frames and holds {number - 1}: it is truncated.")
+        yield number, frame, pixels
+
+
+def _masks_of(
+    frame: Frame, pixels: NDArray[Any], dataset: Any, threshold: float
+) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Number and mask of each segment that a frame holds."""
+    if frame.segment is None:
+        for value in np.flatnonzero(np.bincount(pixels.ravel())).tolist():
+            if value != BACKGROUND:
+                yield value, pixels == value
+    elif dataset.SegmentationType == "BINARY":
+        yield frame.segment, pixels != 0
+    else:
+        yield frame.segment, pixels >= threshold * _largest(dataset)
+
+
+def _largest(dataset: Any) -> int:
+    largest = int(dataset.get("MaximumFractionalValue") or 0)
+    if largest < 1:
+        raise DicomError(
+            "a fractional SEG without its largest value (MaximumFractionalValue): it cannot be thresholded."
+        )
+    return largest
+
+
+def _segments(dataset: Any, canvas: _Canvas) -> tuple[tuple[Segment, ...], list[Finding]]:
+    described = {int(item.SegmentNumber): item for item in dataset.get("SegmentSequence") or ()}
+    described.pop(BACKGROUND, None)
+    unknown = sorted(set(canvas.parts) - set(described))
+    findings = [
+        Finding(
+            "undescribed_segment",
+            "warning",
+            f"The SEG has voxels of segment {number} and does not describe it: it is named 'segment {number}'.",
+        )
+        for number in unknown
+    ]
+    segments = [canvas.segment(number, **_description(item, number)) for number, item in sorted(described.items())]
+    segments += [canvas.segment(number, name=f"segment {number}") for number in unknown]
+    return tuple(segments), findings
+
+
+def _description(item: Any, number: int) -> dict[str, Any]:
+    from highdicom.color import CIELabColor
+
+    kinds = item.get("SegmentedPropertyTypeCodeSequence") or ()
+    lab = item.get("RecommendedDisplayCIELabValue")
+    return {
+        "name": str(item.get("SegmentLabel") or f"segment {number}"),
+        "meaning": str(kinds[0].get("CodeMeaning", "")) if kinds else "",
+        "color_rgb": CIELabColor.from_dicom_value([int(v) for v in lab]).to_rgb() if lab and len(lab) == 3 else None,
+    }
+
+
+def _threshold_findings(dataset: Any, threshold: float) -> Iterator[Finding]:
+    if dataset.SegmentationType == "FRACTIONAL":
+        kind = str(dataset.get("SegmentationFractionalType", "fraction")).lower()
+        yield Finding(
+            "thresholded",
+            "note",
+            f"The segments hold a {kind} from 0 to {_largest(dataset)}: a voxel is in from {threshold:g} of that on.",
+        )
+
+
+def _reference_findings(dataset: Any, frames: Sequence[Frame], grid: SeriesGrid) -> Iterator[Finding]:
+    """What the file says about its source, held against the series it is put on.
+
+    Raises:
+        DicomError: another frame of reference and another series: the positions mean nothing on this grid.
+    """
+    series = {str(item.get("SeriesInstanceUID", "")) for item in dataset.get("ReferencedSeriesSequence") or ()}
+    same_series = not series or grid.series_uid in series
+    frame_of_reference = str(dataset.get("FrameOfReferenceUID", ""))
+    same_frame = not frame_of_reference or frame_of_reference == grid.frame_of_reference_uid
+    if not same_series and not same_frame:
+        raise DicomError(
+            f"the SEG was made from the series {', '.join(sorted(series))} in another frame of reference than the "
+            f"series {grid.series_uid}: its positions mean nothing there."
+        )
+    if not same_series:
+        yield Finding(
+            "other_series",
+            "note",
+            f"The SEG was made from another series ({', '.join(sorted(series))}) in the same frame of reference.",
+        )
+    if not same_frame:
+        yield Finding(
+            "other_frame_of_reference",
+            "warning",
+            "The SEG refers to this series but has another frame of reference: its positions are taken as they are.",
+            "Look at the mask over the images.",
+        )
+    if same_series:
+        yield from _source_findings(frames, grid)
+
+
+def _source_findings(frames: Sequence[Frame], grid: SeriesGrid) -> Iterator[Finding]:
+    if not grid.slices:
+        return
+    index = {(ref.sop_instance_uid, ref.frame): k for k, ref in enumerate(grid.slices)}
+    sources = {source for frame in frames for source in frame.sources}
+    missing = sum(source not in index for source in sources)
+    if missing:
+        yield Finding(
+            "missing_source_slices",
+            "warning",
+            f"{missing} of the {len(sources)} images that the SEG was made from are not in the series.",
+            "Export the series again: is it complete?",
+        )
+    normal = np.linalg.inv(grid.affine_lps)[2]
+    wrong = sum(
+        frame.plane_lps is not None
+        and any(abs(normal @ frame.plane_lps[:, 3] - index[s]) > 0.5 for s in frame.sources if s in index)
+        for frame in frames
+    )
+    if wrong:
+        yield Finding(
+            "contradicting_reference",
+            "warning",
+            f"{wrong} of {len(frames)} frames lie elsewhere than the image they refer to: they are put where they lie.",
+            "Look at the mask over the images.",
+        )
