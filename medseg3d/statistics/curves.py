@@ -1,0 +1,181 @@
+"""Intervals of rates and areas under curves when whole patients are drawn: classification and detection.
+
+Each statistic is written for weights, how often each image was drawn, so that a thousand draws are a few sums over
+one sorted list. With weights of one they are scikit-learn's and pycocotools' numbers, which tests hold them against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medseg3d.statistics.bootstrap import LEVEL, RESAMPLES, SEED, Clusters, Interval, cluster_intervals
+
+__all__ = ["PooledDetections", "area_intervals", "average_precision_intervals", "rate_intervals", "weighted_areas",
+           "weighted_average_precision"]  # fmt: skip
+
+Floats = NDArray[np.float64]
+RECALLS = np.linspace(0, 1, 101)  # where COCO's evaluation reads the precision
+
+
+def rate_intervals(
+    hits: ArrayLike,
+    counted: ArrayLike,
+    patients: Sequence[str] | Clusters,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> list[Interval | None]:
+    """Limits of shares such as sensitivity: ``hits`` out of ``counted``.
+
+    Args:
+        hits: (images, columns), what goes above the line; ``counted``: (images, columns), what goes below.
+        patients: of each image.
+
+    Returns:
+        Limits a column; None with fewer than two patients, or nothing to count.
+    """
+    clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
+    above, below = (clusters.sums(np.asarray(table, dtype=np.float64)) for table in (hits, counted))
+    result: list[Interval | None] = [None] * above.shape[1]
+    known = np.flatnonzero(below.sum(axis=0))
+    if clusters.size < 2 or not len(known):
+        return result
+
+    def statistic(weights: Floats) -> Floats:
+        return _ratio(weights @ above[:, known], weights @ below[:, known])
+
+    limits = cluster_intervals(statistic, clusters.size, level=level, resamples=resamples, seed=seed)
+    for column, limit in zip(known, limits, strict=True):
+        result[column] = limit
+    return result
+
+
+def area_intervals(
+    scores: ArrayLike,
+    truth: ArrayLike,
+    patients: Sequence[str] | Clusters,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> tuple[Interval | None, Interval | None]:
+    """Limits of the AUROC and of the average precision; None with fewer than two patients, or one class only."""
+    clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
+    values, positive = np.asarray(scores, dtype=np.float64), np.asarray(truth, dtype=bool)
+    if clusters.size < 2 or not positive.any() or positive.all():
+        return None, None
+
+    def statistic(weights: Floats) -> Floats:
+        return weighted_areas(values, positive, weights[:, clusters.index])
+
+    auroc, auprc = cluster_intervals(statistic, clusters.size, level=level, resamples=resamples, seed=seed)
+    return auroc, auprc
+
+
+def weighted_areas(scores: Floats, truth: NDArray[np.bool_], weights: Floats) -> Floats:
+    """AUROC and average precision of weighted images: (draws, images) → (draws, 2); NaN without one of the classes.
+
+    >>> weighted_areas(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1], bool), np.ones((1, 4))).round(3).tolist()
+    [[0.75, 0.833]]
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # equal scores are admitted together
+    positives = np.add.reduceat(weights[:, order] * truth[order], starts, axis=1)
+    negatives = np.add.reduceat(weights[:, order] * ~truth[order], starts, axis=1)
+    true_positives, false_positives = positives.cumsum(axis=1), negatives.cumsum(axis=1)
+    total_positives, total_negatives = true_positives[:, -1], false_positives[:, -1]
+    below = total_negatives[:, None] - false_positives + negatives / 2
+    auroc = _ratio((positives * below).sum(axis=1), total_positives * total_negatives)
+    steps = positives * _ratio(true_positives, true_positives + false_positives, empty=0.0)
+    auprc = np.where(total_negatives > 0, _ratio(steps.sum(axis=1), total_positives), np.nan)
+    return np.stack([auroc, auprc], axis=1)
+
+
+@dataclass(frozen=True)
+class PooledDetections:
+    """All detections of one class that count, over all images.
+
+    Attributes:
+        scores, hit, image: (detections,): confidence, whether it hits a box, and the number of its image.
+        boxes: (images,), reference boxes to find.
+    """
+
+    scores: Floats
+    hit: NDArray[np.bool_]
+    image: NDArray[np.intp]
+    boxes: NDArray[np.int64]
+
+
+def average_precision_intervals(
+    pools: Sequence[Sequence[PooledDetections]],
+    patients: Sequence[str] | Clusters,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> list[Interval | None]:
+    """Limits of means of average precisions, such as the mAP over classes.
+
+    Args:
+        pools: for each number wanted, the pools that it is the mean of. Pools without a reference box are left out.
+        patients: of each image.
+
+    Returns:
+        Limits a number; None with fewer than two patients, or no box at all.
+    """
+    clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
+    known = [[pool for pool in group if pool.boxes.any()] for group in pools]
+    wanted = [i for i, group in enumerate(known) if group]
+    result: list[Interval | None] = [None] * len(known)
+    if clusters.size < 2 or not wanted:
+        return result
+
+    def statistic(weights: Floats) -> Floats:
+        of_images = weights[:, clusters.index]
+        return np.stack([_mean_precision(known[i], of_images) for i in wanted], axis=1)
+
+    limits = cluster_intervals(
+        statistic, clusters.size, level=level, resamples=resamples, seed=seed, method="percentile"
+    )
+    for i, limit in zip(wanted, limits, strict=True):
+        result[i] = limit
+    return result
+
+
+def weighted_average_precision(pool: PooledDetections, weights: Floats) -> Floats:
+    """COCO's average precision of weighted images: (draws, images) → (draws,); NaN where no box was drawn."""
+    order = np.argsort(-pool.scores, kind="mergesort")
+    image, hit = pool.image[order], pool.hit[order]
+    boxes = weights @ pool.boxes
+    return np.array([_precision_of(row[image], hit, n) for row, n in zip(weights, boxes, strict=True)])
+
+
+def _mean_precision(pools: Sequence[PooledDetections], weights: Floats) -> Floats:
+    values = np.stack([weighted_average_precision(pool, weights) for pool in pools])
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0).sum(axis=0), known.sum(axis=0))
+
+
+def _precision_of(weights: Floats, hit: NDArray[np.bool_], boxes: float) -> float:
+    if not boxes:
+        return float("nan")
+    drawn = weights > 0
+    weights, hit = weights[drawn], hit[drawn]
+    hits = np.cumsum(weights * hit)
+    if not len(hits):
+        return 0.0
+    precision = hits / np.cumsum(weights)
+    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+    reached = np.searchsorted(hits / boxes, RECALLS, side="left")
+    return float(np.where(reached < len(hits), best_from_here[np.minimum(reached, len(hits) - 1)], 0.0).mean())
+
+
+def _ratio(above: Floats, below: Floats, *, empty: float = np.nan) -> Floats:
+    full: NDArray[np.bool_] = below > 0
+    return np.where(full, above / np.where(full, below, 1), empty)
