@@ -9,7 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LabelOverlap", "dice", "label_overlaps"]
+from medseg3d.metrics.regions import require_same_shape
+
+__all__ = ["LabelOverlap", "Status", "dice", "label_overlaps"]
 
 Status = Literal["scored", "both_empty", "missed", "spurious"]
 
@@ -35,8 +37,31 @@ class LabelOverlap:
     @property
     def dice(self) -> float:
         """2·|A∩B| / (|A|+|B|); NaN when both are empty, 0 when one is."""
-        total = self.reference + self.prediction
-        return 2 * self.intersection / total if total else float("nan")
+        return _ratio(2 * self.intersection, self.reference + self.prediction)
+
+    @property
+    def iou(self) -> float:
+        """|A∩B| / |A∪B| (Jaccard 1912); NaN when both are empty, 0 when one is."""
+        return _ratio(self.intersection, self.reference + self.prediction - self.intersection)
+
+    @property
+    def sensitivity(self) -> float:
+        """Share of the reference that the prediction holds (recall); NaN where the reference is empty."""
+        return _ratio(self.intersection, self.reference)
+
+    @property
+    def precision(self) -> float:
+        """Share of the prediction that the reference holds (PPV); NaN where the prediction is empty."""
+        return _ratio(self.intersection, self.prediction)
+
+    def specificity(self, voxels: int) -> float:
+        """Share of the voxels outside the reference, of ``voxels`` in all, that the prediction leaves out.
+
+        It grows with the field of view, so Metrics Reloaded advises against it for segmentation. NaN where the
+        reference fills everything.
+        """
+        outside = voxels - self.reference
+        return _ratio(outside - (self.prediction - self.intersection), outside)
 
 
 def dice(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
@@ -46,12 +71,12 @@ def dice(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
     et al. 2024).
 
     Raises:
-        ValueError: the shapes differ.
+        GeometryError: the shapes differ.
 
     >>> round(dice(np.array([1, 1, 0], bool), np.array([1, 0, 0], bool)), 3)
     0.667
     """
-    _require_same_shape(reference, prediction)
+    require_same_shape(reference, prediction)
     both = int(np.count_nonzero(reference & prediction))
     return LabelOverlap(int(np.count_nonzero(reference)), int(np.count_nonzero(prediction)), both).dice
 
@@ -62,12 +87,12 @@ def label_overlaps(
     """Voxel counts for each of ``labels`` in two label maps of one shape, in one pass.
 
     Raises:
-        ValueError: the shapes differ.
+        GeometryError: the shapes differ.
 
     >>> label_overlaps(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), [1, 2])[1].dice
     0.6666666666666666
     """
-    _require_same_shape(reference, prediction)
+    require_same_shape(reference, prediction)
     size = 1 + max([int(reference.max(initial=0)), int(prediction.max(initial=0)), *labels])
     in_reference = np.bincount(reference.ravel(), minlength=size)
     in_prediction = np.bincount(prediction.ravel(), minlength=size)
@@ -75,6 +100,5 @@ def label_overlaps(
     return [LabelOverlap(int(in_reference[i]), int(in_prediction[i]), int(in_both[i])) for i in labels]
 
 
-def _require_same_shape(reference: NDArray, prediction: NDArray) -> None:
-    if reference.shape != prediction.shape:
-        raise ValueError(f"The reference's shape {reference.shape} differs from the prediction's {prediction.shape}.")
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from monai.metrics import compute_dice
 from sklearn.metrics import f1_score
 
+from medseg3d.errors import GeometryError
 from medseg3d.metrics import LabelOverlap, dice, label_overlaps
 
 MASK_PAIRS = array_shapes(min_dims=3, max_dims=3, max_side=5).flatmap(lambda s: st.tuples(*[arrays(bool, s)] * 2))
@@ -94,5 +95,5 @@ def test_counts_do_not_depend_on_the_order_of_voxels_or_on_types(maps):
 
 @pytest.mark.parametrize("measure", [dice, lambda a, b: label_overlaps(a.astype(int), b.astype(int), [1])])
 def test_shapes_that_differ_are_refused_rather_than_broadcast(measure):
-    with pytest.raises(ValueError, match=r"reference's shape \(4, 1\) differs from the prediction's \(4, 3\)"):
+    with pytest.raises(GeometryError, match=r"reference's shape \(4, 1\) differs from the prediction's \(4, 3\)"):
         measure(np.ones((4, 1), bool), np.ones((4, 3), bool))

@@ -1,0 +1,220 @@
+"""All measures of one case: a row for every label or region."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medseg3d.errors import GeometryError, UsageError
+from medseg3d.geometry import check_affine
+from medseg3d.geometry import spacing_mm as spacing_of
+from medseg3d.metrics.lesions import Connectivity, Lesion, LesionScores, score_lesions
+from medseg3d.metrics.overlap import LabelOverlap, Status
+from medseg3d.metrics.regions import Box, Region, crops, require_label_maps
+from medseg3d.metrics.surface import surfel_distances, voxel_surface_distances
+
+__all__ = ["SHEAR_TOLERANCE_DEGREES", "CaseScores", "score_labels"]
+
+SHEAR_TOLERANCE_DEGREES = 0.1
+"""How far voxel axes may be from right angles: a distance is then wrong by less than 0.1 %."""
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """Measures of one label or region in one case, after Metrics Reloaded (Maier-Hein et al. 2024) where it has them.
+
+    NaN is "not defined" and inf "infinitely far". The policy for empty masks: with both empty (``both_empty``)
+    everything but the volumes is NaN; with one empty (``missed``: only the reference has the label; ``spurious``: only
+    the prediction has it) Dice, IoU and NSD are 0 and every distance is inf.
+
+    Attributes:
+        dice, iou, sensitivity, precision, specificity: see ``LabelOverlap``.
+        volume_ml, reference_ml: volumes of the prediction and of the reference.
+        volume_difference_ml: prediction − reference.
+        relative_volume_difference: that, divided by the reference's volume; NaN where the reference is empty.
+        hd_mm, hd95_mm: Hausdorff distance, and the greater of the two directed 95th percentiles, over surface voxels.
+        hd95_weighted_mm: the same percentile over the surface's area (DeepMind's surface-distance).
+        assd_mm: average symmetric surface distance over surface voxels.
+        nsd: normalised surface distance (surface Dice) at ``nsd_tolerance_mm``, by area.
+        centre_distance_mm: between the centroids.
+        lesions: None unless asked for.
+    """
+
+    label: str
+    ids: tuple[int, ...]
+    status: Status
+    dice: float
+    iou: float
+    sensitivity: float
+    precision: float
+    specificity: float
+    volume_ml: float
+    reference_ml: float
+    volume_difference_ml: float
+    relative_volume_difference: float
+    hd_mm: float
+    hd95_mm: float
+    hd95_weighted_mm: float
+    assd_mm: float
+    nsd: float
+    nsd_tolerance_mm: float
+    centre_distance_mm: float
+    lesions: LesionScores | None = None
+
+
+def score_labels(
+    reference: NDArray,
+    prediction: NDArray,
+    *,
+    regions: Sequence[Region],
+    affine: ArrayLike | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    tolerance_mm: float | Mapping[str, float] = 2.0,
+    lesions: bool = False,
+    lesion_overlap: float = 0.1,
+    connectivity: Connectivity = 26,
+) -> list[CaseScores]:
+    """Score every region of a predicted label map against a reference on the same grid.
+
+    One pass over each volume finds where the labels are; each region is then measured in the box around it, so memory
+    does not grow with the number of labels. A volume with one axis of a single voxel is a picture: its surfaces are
+    contours in that plane. Ids that no region names count as background.
+
+    Args:
+        reference, prediction: integer label maps of one shape, three axes.
+        affine: voxel indices to mm; or, instead, ``spacing_mm``.
+        tolerance_mm: of the NSD, for all or by region's name.
+        lesions: match connected components too.
+        lesion_overlap: IoU from which a lesion counts as found.
+        connectivity: voxels that hang together by faces (6), edges too (18), or corners too (26).
+
+    Raises:
+        GeometryError: shapes that differ, or an affine whose axes are not at right angles.
+        CaseError: label maps that hold no integers.
+        UsageError: both or neither of affine and spacing; a region without a tolerance; two regions of one name.
+
+    >>> labels = np.zeros((20, 20, 20), np.uint8)
+    >>> labels[5:15, 5:15, 5:15] = 1
+    >>> row, = score_labels(labels, np.roll(labels, 1, axis=0), regions=[Region("organ", (1,))], spacing_mm=(1, 1, 2))
+    >>> row.status, row.dice, row.hd95_mm, row.volume_ml
+    ('scored', 0.9, 1.0, 2.0)
+    """
+    require_label_maps(reference, prediction)
+    spacing, voxel_ml = _grid(affine, spacing_mm)
+    tolerances = _tolerances(regions, tolerance_mm)
+    rows = []
+    for region, box, *masks in crops(reference, prediction, regions):
+        found = None
+        if lesions:
+            found = score_lesions(*masks, voxel_ml=voxel_ml, overlap=lesion_overlap, connectivity=connectivity)
+            found = _moved(found, box)
+        rows.append(_row(region, masks, reference.shape, spacing, voxel_ml, tolerances[region.name], found))
+    return rows
+
+
+def _row(
+    region: Region,
+    masks: Sequence[NDArray[np.bool_]],
+    shape: tuple[int, ...],
+    spacing: NDArray[np.float64],
+    voxel_ml: float,
+    tolerance_mm: float,
+    lesions: LesionScores | None,
+) -> CaseScores:
+    reference, prediction = masks
+    both = int(np.count_nonzero(reference & prediction))
+    overlap = LabelOverlap(int(np.count_nonzero(reference)), int(np.count_nonzero(prediction)), both)
+    change = overlap.prediction - overlap.reference
+    return CaseScores(
+        label=region.name,
+        ids=region.ids,
+        status=overlap.status,
+        dice=overlap.dice,
+        iou=overlap.iou,
+        sensitivity=overlap.sensitivity,
+        precision=overlap.precision,
+        specificity=float("nan") if overlap.status == "both_empty" else overlap.specificity(int(np.prod(shape))),
+        volume_ml=overlap.prediction * voxel_ml,
+        reference_ml=overlap.reference * voxel_ml,
+        volume_difference_ml=change * voxel_ml,
+        relative_volume_difference=change / overlap.reference if overlap.reference else float("nan"),
+        **_distances(overlap.status, masks, shape, spacing, tolerance_mm),
+        nsd_tolerance_mm=tolerance_mm,
+        lesions=lesions,
+    )
+
+
+def _distances(
+    status: Status,
+    masks: Sequence[NDArray[np.bool_]],
+    shape: tuple[int, ...],
+    spacing: NDArray[np.float64],
+    tolerance_mm: float,
+) -> dict[str, float]:
+    if status != "scored":
+        far = float("nan") if status == "both_empty" else float("inf")
+        names = ("hd_mm", "hd95_mm", "hd95_weighted_mm", "assd_mm", "centre_distance_mm")
+        return {**dict.fromkeys(names, far), "nsd": float("nan") if status == "both_empty" else 0.0}
+    centres = [np.array([i.mean() for i in np.nonzero(mask)]) for mask in masks]
+    single = [axis for axis, n in enumerate(shape) if n == 1]
+    if len(single) == 1:
+        masks = [mask.squeeze(single[0]) for mask in masks]
+        plane = np.delete(spacing, single[0]).tolist()
+    else:
+        plane = spacing.tolist()
+    voxels = voxel_surface_distances(*masks, spacing_mm=plane)
+    surfels = surfel_distances(*masks, spacing_mm=plane)
+    return {
+        "hd_mm": voxels.hausdorff_mm(),
+        "hd95_mm": voxels.hausdorff_mm(95.0),
+        "hd95_weighted_mm": surfels.weighted_hausdorff_mm(95.0),
+        "assd_mm": voxels.mean_mm(),
+        "nsd": surfels.overlap(tolerance_mm),
+        "centre_distance_mm": float(np.linalg.norm((centres[0] - centres[1]) * spacing)),
+    }
+
+
+def _grid(affine: ArrayLike | None, spacing_mm: Sequence[float] | None) -> tuple[NDArray[np.float64], float]:
+    """Spacing in mm and the volume of a voxel in ml."""
+    if (affine is None) == (spacing_mm is None):
+        raise UsageError("Give either the affine or the spacing of the label maps, not both or neither.")
+    if affine is None:
+        affine = np.diag([*np.asarray(spacing_mm, float), 1.0])
+    matrix = check_affine(affine)[:3, :3]
+    spacing = np.array(spacing_of(affine))
+    cosines = (matrix / spacing).T @ (matrix / spacing) - np.eye(3)
+    off = float(np.degrees(np.arcsin(min(1.0, np.abs(cosines).max()))))
+    if off > SHEAR_TOLERANCE_DEGREES:
+        raise GeometryError(
+            f"The grid is sheared: its axes are {off:.2f}° off right angles, and distances need at most "
+            f"{SHEAR_TOLERANCE_DEGREES}°. Resample image and masks to an upright grid first."
+        )
+    return spacing, float(spacing.prod()) / 1000.0
+
+
+def _tolerances(regions: Sequence[Region], tolerance_mm: float | Mapping[str, float]) -> dict[str, float]:
+    names = [region.name for region in regions]
+    if len(set(names)) != len(names):
+        raise UsageError(f"Two regions have one name: {', '.join(names)}. Names must differ.")
+    if not isinstance(tolerance_mm, Mapping):
+        tolerance_mm = dict.fromkeys(names, tolerance_mm)
+    for name in names:
+        if not tolerance_mm.get(name, -1.0) >= 0:
+            raise UsageError(
+                f"{name} has no NSD tolerance of 0 mm or more: {tolerance_mm.get(name, 'none')} was given."
+            )
+    return {name: float(tolerance_mm[name]) for name in names}
+
+
+def _moved(scores: LesionScores, box: Box | None) -> LesionScores:
+    """Centres in voxels of the whole volume, where they were in those of ``box``."""
+    if box is None:
+        return scores
+    moved = []
+    for lesion in scores.lesions:
+        i, j, k = (c + s.start for c, s in zip(lesion.centre_ijk, box, strict=True))
+        moved.append(Lesion(lesion.kind, lesion.reference_ml, lesion.predicted_ml, lesion.dice, (i, j, k)))
+    return LesionScores(scores.reference, scores.predicted, scores.detected, scores.false_positives, tuple(moved))
