@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg3d.metrics.detection import Boxes, average_precision, match_boxes
+from medseg3d.statistics import mean_intervals
 from medseg3d.statistics.curves import (
     PooledDetections,
     area_intervals,
     average_precision_intervals,
-    rate_intervals,
+    sum_intervals,
     weighted_areas,
     weighted_average_precision,
 )
@@ -85,7 +86,29 @@ def test_nothing_to_find_and_one_patient_have_no_limits():
     assert average_precision_intervals([[empty]], ["a", "b", "c"]) == [None]
     assert area_intervals([0.1, 0.9], [0, 1], ["a", "a"]) == (None, None)
     assert area_intervals([0.1, 0.9], [1, 1], ["a", "b"]) == (None, None)
-    assert rate_intervals([[1], [0]], [[0], [0]], ["a", "b"]) == [None]
+    assert sum_intervals([[1, 0], [0, 0]], share, ["a", "b"]) == [None]
+
+
+def share(sums: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(sums[:, 1:] > 0, sums[:, :1] / sums[:, 1:], np.nan)
+
+
+def test_limits_of_a_share_are_those_of_its_mean():
+    hits = np.random.default_rng(0).random(50) < 0.7
+    patients = [str(i % 20) for i in range(50)]
+    (ours,) = sum_intervals(np.stack([hits, np.ones(50)], axis=1), share, patients)
+    assert ours == pytest.approx(mean_intervals(hits, patients)[0])
+
+
+def test_a_mean_over_classes_lies_between_them():
+    random = np.random.default_rng(2)
+    truth = random.random((80, 2)) < 0.5
+    scores = random.normal(size=(80, 2)) + truth * [2.0, 0.2]
+    patients = np.arange(80).astype(str)
+    good, poor, both = (area_intervals(scores[:, c], truth[:, c], patients)[0] for c in (0, 1, slice(None)))
+    assert poor[0] < both[0] < good[0]
+    assert poor[1] < both[1] < good[1]
 
 
 def test_images_of_one_patient_are_drawn_together():

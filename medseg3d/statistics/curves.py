@@ -6,7 +6,7 @@ one sorted list. With weights of one they are scikit-learn's and pycocotools' nu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,44 +14,48 @@ from numpy.typing import ArrayLike, NDArray
 
 from medseg3d.statistics.bootstrap import LEVEL, RESAMPLES, SEED, Clusters, Interval, cluster_intervals
 
-__all__ = ["PooledDetections", "area_intervals", "average_precision_intervals", "rate_intervals", "weighted_areas",
+__all__ = ["PooledDetections", "area_intervals", "average_precision_intervals", "sum_intervals", "weighted_areas",
            "weighted_average_precision"]  # fmt: skip
 
 Floats = NDArray[np.float64]
 RECALLS = np.linspace(0, 1, 101)  # where COCO's evaluation reads the precision
 
 
-def rate_intervals(
-    hits: ArrayLike,
-    counted: ArrayLike,
+def sum_intervals(
+    table: ArrayLike,
+    numbers: Callable[[Floats], Floats],
     patients: Sequence[str] | Clusters,
     *,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> list[Interval | None]:
-    """Limits of shares such as sensitivity: ``hits`` out of ``counted``.
+    """Limits of numbers that follow from sums over images, such as sensitivity from counts of decisions.
 
     Args:
-        hits: (images, columns), what goes above the line; ``counted``: (images, columns), what goes below.
+        table: (images, columns), what is summed.
+        numbers: (draws, columns) of sums → (draws, numbers); NaN where a number is not defined.
         patients: of each image.
 
     Returns:
-        Limits a column; None with fewer than two patients, or nothing to count.
+        Limits a number; None with fewer than two patients, or where the number itself is not defined.
+
+    >>> sum_intervals([[1, 1], [1, 1]], lambda sums: sums[:, :1] / sums[:, 1:], ["a", "b"])
+    [(1.0, 1.0)]
     """
     clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
-    above, below = (clusters.sums(np.asarray(table, dtype=np.float64)) for table in (hits, counted))
-    result: list[Interval | None] = [None] * above.shape[1]
-    known = np.flatnonzero(below.sum(axis=0))
-    if clusters.size < 2 or not len(known):
+    sums = clusters.sums(np.asarray(table, dtype=np.float64))
+    defined = ~np.isnan(numbers(sums.sum(axis=0, keepdims=True))[0])
+    result: list[Interval | None] = [None] * len(defined)
+    if clusters.size < 2 or not defined.any():
         return result
 
     def statistic(weights: Floats) -> Floats:
-        return _ratio(weights @ above[:, known], weights @ below[:, known])
+        return numbers(weights @ sums)[:, defined]
 
     limits = cluster_intervals(statistic, clusters.size, level=level, resamples=resamples, seed=seed)
-    for column, limit in zip(known, limits, strict=True):
-        result[column] = limit
+    for i, limit in zip(np.flatnonzero(defined), limits, strict=True):
+        result[i] = limit
     return result
 
 
@@ -64,14 +68,26 @@ def area_intervals(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> tuple[Interval | None, Interval | None]:
-    """Limits of the AUROC and of the average precision; None with fewer than two patients, or one class only."""
+    """Limits of the AUROC and of the average precision, or of their means over classes.
+
+    Args:
+        scores, truth: (images,), or (images, classes); a class that all or no images have is left out.
+        patients: of each image.
+
+    Returns:
+        None with fewer than two patients, or where no class has both positives and negatives.
+    """
     clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
     values, positive = np.asarray(scores, dtype=np.float64), np.asarray(truth, dtype=bool)
-    if clusters.size < 2 or not positive.any() or positive.all():
+    values, positive = values.reshape(len(values), -1), positive.reshape(len(positive), -1)
+    known = np.flatnonzero(positive.any(axis=0) & ~positive.all(axis=0))
+    if clusters.size < 2 or not len(known):
         return None, None
 
     def statistic(weights: Floats) -> Floats:
-        return weighted_areas(values, positive, weights[:, clusters.index])
+        drawn = weights[:, clusters.index]
+        areas = np.stack([weighted_areas(values[:, c], positive[:, c], drawn) for c in known])
+        return _mean_of_known(areas)
 
     auroc, auprc = cluster_intervals(statistic, clusters.size, level=level, resamples=resamples, seed=seed)
     return auroc, auprc
@@ -157,9 +173,7 @@ def weighted_average_precision(pool: PooledDetections, weights: Floats) -> Float
 
 
 def _mean_precision(pools: Sequence[PooledDetections], weights: Floats) -> Floats:
-    values = np.stack([weighted_average_precision(pool, weights) for pool in pools])
-    known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0).sum(axis=0), known.sum(axis=0))
+    return _mean_of_known(np.stack([weighted_average_precision(pool, weights) for pool in pools]))
 
 
 def _precision_of(weights: Floats, hit: NDArray[np.bool_], boxes: float) -> float:
@@ -174,6 +188,12 @@ def _precision_of(weights: Floats, hit: NDArray[np.bool_], boxes: float) -> floa
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
     reached = np.searchsorted(hits / boxes, RECALLS, side="left")
     return float(np.where(reached < len(hits), best_from_here[np.minimum(reached, len(hits) - 1)], 0.0).mean())
+
+
+def _mean_of_known(values: Floats) -> Floats:
+    """Mean along the first axis without NaN; NaN where there is nothing else."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0).sum(axis=0), known.sum(axis=0))
 
 
 def _ratio(above: Floats, below: Floats, *, empty: float = np.nan) -> Floats:
