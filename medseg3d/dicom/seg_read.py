@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg3d.dicom.annotation import Annotation, Segment
+from medseg3d.dicom.codes import rgb_of_lab
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.model import FileRef, SeriesGrid
 from medseg3d.dicom.seg_frames import Frame, Placement, own_grid, place, read_frames
@@ -27,7 +28,7 @@ SEG_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
 }
 TYPES = ("BINARY", "FRACTIONAL", "LABELMAP")
-BACKGROUND = 0  # value of a label map where there is no segment
+BACKGROUND_CODE = "125040"  # DCM: of the segment of a label map that stands for "nothing"
 
 # What pydicom and its decoders raise on damaged files.
 DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, OSError, EOFError,
@@ -63,10 +64,10 @@ def read_seg(file: FileRef | str | Path, grid: SeriesGrid | None = None, *, thre
         findings = [] if grid is None else list(_reference_findings(dataset, frames, grid))
         if grid is None:
             grid = _own_grid(dataset, frames)
-        canvas = _Canvas(grid)
+        canvas, background = _Canvas(grid), _background(dataset)
         for number, frame, pixels in _decoded(dataset, frames):
             placement = place(frame, number, columns=pixels.shape[1], rows=pixels.shape[0], grid=grid)
-            for segment, mask in _masks_of(frame, pixels, dataset, threshold):
+            for segment, mask in _masks_of(frame, pixels, dataset, threshold, background):
                 canvas.add(segment, placement, mask, number)
         segments, undescribed = _segments(dataset, canvas)
     findings += [*_threshold_findings(dataset, threshold), *canvas.findings(), *undescribed]
@@ -201,12 +202,12 @@ def _decoded(dataset: Any, frames: Sequence[Frame]) -> Iterator[tuple[int, Frame
 
 
 def _masks_of(
-    frame: Frame, pixels: NDArray[Any], dataset: Any, threshold: float
+    frame: Frame, pixels: NDArray[Any], dataset: Any, threshold: float, background: set[int]
 ) -> Iterator[tuple[int, NDArray[np.bool_]]]:
     """Number and mask of each segment that a frame holds."""
     if frame.segment is None:
         for value in np.flatnonzero(np.bincount(pixels.ravel())).tolist():
-            if value != BACKGROUND:
+            if value not in background:
                 yield value, pixels == value
     elif dataset.SegmentationType == "BINARY":
         yield frame.segment, pixels != 0
@@ -224,8 +225,7 @@ def _largest(dataset: Any) -> int:
 
 
 def _segments(dataset: Any, canvas: _Canvas) -> tuple[tuple[Segment, ...], list[Finding]]:
-    described = {int(item.SegmentNumber): item for item in dataset.get("SegmentSequence") or ()}
-    described.pop(BACKGROUND, None)
+    described = _described(dataset)
     unknown = sorted(set(canvas.parts) - set(described))
     findings = [
         Finding(
@@ -240,15 +240,34 @@ def _segments(dataset: Any, canvas: _Canvas) -> tuple[tuple[Segment, ...], list[
     return tuple(segments), findings
 
 
-def _description(item: Any, number: int) -> dict[str, Any]:
-    from highdicom.color import CIELabColor
+def _described(dataset: Any) -> dict[int, Any]:
+    """Number and description of every segment that is not background."""
+    background = _background(dataset)
+    items = dataset.get("SegmentSequence") or ()
+    return {int(item.SegmentNumber): item for item in items if int(item.SegmentNumber) not in background}
 
+
+def _background(dataset: Any) -> set[int]:
+    """Values of a label map that mean no segment: its padding, segments of that code, and 0 unless it is described."""
+    if dataset.SegmentationType != "LABELMAP":
+        return set()
+    codes = {
+        int(item.SegmentNumber): str(kinds[0].get("CodeValue", "")) if kinds else ""
+        for item in dataset.get("SegmentSequence") or ()
+        for kinds in [item.get("SegmentedPropertyTypeCodeSequence")]
+    }
+    values = {number for number, code in codes.items() if code == BACKGROUND_CODE}
+    padding = dataset.get("PixelPaddingValue")
+    return values | ({0} - set(codes)) | ({int(padding)} if padding is not None else set())
+
+
+def _description(item: Any, number: int) -> dict[str, Any]:
     kinds = item.get("SegmentedPropertyTypeCodeSequence") or ()
     lab = item.get("RecommendedDisplayCIELabValue")
     return {
         "name": str(item.get("SegmentLabel") or f"segment {number}"),
         "meaning": str(kinds[0].get("CodeMeaning", "")) if kinds else "",
-        "color_rgb": CIELabColor.from_dicom_value([int(v) for v in lab]).to_rgb() if lab and len(lab) == 3 else None,
+        "color_rgb": rgb_of_lab(lab) if lab and len(lab) == 3 else None,
     }
 
 
