@@ -35,7 +35,8 @@ def outlines(mask: NDArray[Any]) -> list[list[Ring]]:
 
     padded = np.pad(np.asarray(mask, dtype=np.float64), 1)  # closes outlines at the image's border
     generator = contour_generator(z=padded.T, name="serial", fill_type=FillType.OuterOffset)
-    parts, offsets = generator.filled(0.5, np.inf)
+    filled: Any = generator.filled(0.5, np.inf)  # its type depends on fill_type
+    parts, offsets = filled
     return [
         [_without_needless(ring[:-1] - 1.0) for ring in np.split(points, bounds[1:-1])]
         for points, bounds in zip(parts, offsets, strict=True)
