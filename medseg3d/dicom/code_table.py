@@ -1,10 +1,10 @@
 """SNOMED CT codes and display colours of what segmentations name.
 
 Codes and meanings are those of DICOM's own context groups (PS3.16: CID 7150, 7151, 7159, 244, 2, …). Those in
-``OUTSIDE_CONTEXT_GROUPS`` are SNOMED CT codes that the context groups do not list: of ribs and S1 as in HL7's radiotherapy
-structure names (AAPM TG-263 mapped to SNOMED CT), of the others as in TotalSegmentator's published terminology, except
-the subclavian artery, for which that gives the code of the right one. Colours are the
-generic anatomy colours of 3D Slicer, so that a SEG looks there as its terminology would show it.
+``OUTSIDE_CONTEXT_GROUPS`` are SNOMED CT codes that the context groups do not list: of ribs and S1 as in HL7's
+radiotherapy structure names (AAPM TG-263 mapped to SNOMED CT), of the others as in TotalSegmentator's published
+terminology. Colours are the generic anatomy colours of 3D Slicer, so that a SEG looks there as its terminology would
+show it.
 """
 
 from __future__ import annotations

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ from medseg3d.dicom.annotation import Annotation, Segment
 from medseg3d.dicom.codes import rgb_of_lab
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.model import FileRef, SeriesGrid
+from medseg3d.dicom.seg_files import damage_as_error, read_dataset
 from medseg3d.dicom.seg_frames import Frame, Placement, own_grid, place, read_frames
 from medseg3d.errors import DicomError
 
@@ -29,10 +26,6 @@ SEG_CLASSES = {
 }
 TYPES = ("BINARY", "FRACTIONAL", "LABELMAP")
 BACKGROUND_CODE = "125040"  # DCM: of the segment of a label map that stands for "nothing"
-
-# What pydicom and its decoders raise on damaged files.
-DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, OSError, EOFError,
-           MemoryError, struct.error, zlib.error, zipfile.BadZipFile)  # fmt: skip
 
 
 def read_seg(file: FileRef | str | Path, grid: SeriesGrid | None = None, *, threshold: float = 0.5) -> Annotation:
@@ -57,9 +50,9 @@ def read_seg(file: FileRef | str | Path, grid: SeriesGrid | None = None, *, thre
     if not 0 < threshold <= 1:
         raise DicomError(f"The threshold {threshold} is not a part of the largest value: above 0, at most 1.")
     ref = file if isinstance(file, FileRef) else FileRef(Path(file))
-    with _damage_as_error(ref):
-        dataset = _read(ref)
-        _require_seg(dataset, ref)
+    with damage_as_error(ref, "a DICOM SEG"):
+        dataset = read_dataset(ref)
+        _require_seg(dataset)
         frames = read_frames(dataset)
         findings = [] if grid is None else list(_reference_findings(dataset, frames, grid))
         if grid is None:
@@ -134,32 +127,7 @@ class _Canvas:
             )
 
 
-def _read(ref: FileRef) -> Any:
-    from pydicom import dcmread
-
-    if not ref.member:
-        return dcmread(ref.path)
-    with zipfile.ZipFile(ref.path) as archive, archive.open(ref.member) as member:
-        return dcmread(member)
-
-
-@contextmanager
-def _damage_as_error(ref: FileRef) -> Iterator[None]:
-    """Name the file in every refusal; turn what the libraries raise on a damaged file into one."""
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        yield
-    except DicomError as error:
-        raise DicomError(f"{ref}: {error}") from error
-    except (InvalidDicomError, *DAMAGED) as error:
-        reason = str(error).strip().splitlines()
-        raise DicomError(
-            f"{ref}: not readable as a DICOM SEG ({reason[0] if reason else type(error).__name__}). Is it complete?"
-        ) from error
-
-
-def _require_seg(dataset: Any, ref: FileRef) -> None:
+def _require_seg(dataset: Any) -> None:
     kind = dataset.get("SOPClassUID")
     if kind not in SEG_CLASSES:
         name = getattr(kind, "name", "") or "no SOP class"

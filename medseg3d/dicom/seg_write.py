@@ -1,0 +1,272 @@
+"""Masks as DICOM SEG: binary (what every PACS reads) or label map, over the images they were made from."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg3d import __version__
+from medseg3d.dicom.codes import Code, LabelCode, code_labels
+from medseg3d.dicom.findings import Finding
+from medseg3d.dicom.model import SeriesGrid
+from medseg3d.dicom.naming import MAX_ID, Naming
+from medseg3d.dicom.seg_sources import frame_numbers, read_sources, renumber_frames
+from medseg3d.errors import DicomError
+from medseg3d.files import whole_or_not_at_all
+
+__all__ = ["Algorithm", "SegKind", "write_seg"]
+
+SegKind = Literal["binary", "labelmap"]
+
+MANUFACTURER = "medseg3d"
+CREATOR = "medseg3d^Algorithm"  # a person name has a family and a given part
+# A SEG must have a serial number (type 1 of the enhanced general equipment module); software has none.
+SERIAL_NUMBER = "none"
+# Series numbers are for people; this keeps the mask behind the series it was made from.
+SERIES_NUMBER_STEP = 1000
+LO_CHARACTERS = 64  # the longest value of DICOM's Long String
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What made the mask, for the SEG's algorithm identification.
+
+    Attributes:
+        name: of the algorithm or bundle, at most 64 characters.
+        version: of it.
+        family: of algorithms (CID 7162).
+        type: whether a person had a part in it.
+        parameters: name → value of what else identifies it, such as the hash of the weights.
+    """
+
+    name: str = "medseg3d"
+    version: str = __version__
+    family: Code = field(default_factory=lambda: Code("123110", "Artificial Intelligence", "DCM"))
+    type: Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"] = "AUTOMATIC"
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what, value in (("name", self.name), ("version", self.version)):
+            if not 0 < len(value) <= LO_CHARACTERS:
+                raise DicomError(f"The {what} of the algorithm has {len(value)} characters: 1 to 64 are possible.")
+
+
+def write_seg(
+    mask: NDArray[Any],
+    grid: SeriesGrid,
+    path: str | Path,
+    *,
+    labels: Mapping[str, int],
+    kind: SegKind = "binary",
+    codes: Mapping[str, LabelCode] | None = None,
+    context: str = "",
+    algorithm: Algorithm | None = None,
+    series_description: str = "Segmentation",
+    series_number: int | None = None,
+) -> tuple[Finding, ...]:
+    """Write a label map as a SEG that refers to the images of its series; frames without voxels are left out.
+
+    The patient and study modules are copied from the images, whose headers are read again; UIDs are new. A binary SEG
+    numbers its segments from 1 in the order of ``labels``; in a label map they have their ids. The file appears whole
+    or not at all.
+
+    Args:
+        mask: label ids (i, j, k) on ``grid``: see ``to_series_grid``.
+        grid: of the series, with the slices it was read from.
+        path: of the file.
+        labels: name → id, 1 to 32767; names of at most 64 characters.
+        kind: ``"binary"``: a bit a voxel and label, readable everywhere; ``"labelmap"``: a number a voxel, smaller
+            where labels are many, new in DICOM and not known to many viewers yet.
+        codes: of labels that shall not be coded by their names.
+        context: name of the bundle or data set, see ``code_label``.
+        algorithm: what made the mask.
+        series_description: at most 64 characters.
+        series_number: 1000 more than that of the images where it is not given.
+
+    Returns:
+        Findings: ``empty_segment`` (a label without voxels: it is described, and has no frame), ``uncoded_label``.
+
+    Raises:
+        DicomError: a mask of another shape, with values that are no labels; images that are gone or lack what a SEG
+            needs.
+        UsageError: ``codes`` for unknown labels.
+    """
+    mask = _checked(mask, grid)
+    counts = _counts(mask)
+    _require_known(counts, labels)
+    coded = code_labels(list(labels), codes=codes, context=context)
+    findings = tuple(_findings(counts, labels, coded))
+    sources = read_sources(grid)
+    pixels = np.ascontiguousarray(_segment_numbers(mask, labels, kind).transpose(2, 1, 0))
+    description = _text(series_description, "series description")
+    with _highdicom_as_error(grid), warnings.catch_warnings():
+        # highdicom warns of values that the images themselves have wrong; they are copied as they are.
+        warnings.simplefilter("ignore", UserWarning)
+        seg = _build(pixels, sources, labels, kind, coded, algorithm or Algorithm(), description, series_number)
+        numbers = frame_numbers(grid)
+        if numbers is not None:
+            renumber_frames(seg, numbers)
+        with whole_or_not_at_all(Path(path)) as temporary:
+            seg.save_as(temporary)
+    return findings
+
+
+def _build(
+    pixels: NDArray[Any],
+    sources: Sequence[Any],
+    labels: Mapping[str, int],
+    kind: SegKind,
+    coded: Mapping[str, LabelCode],
+    algorithm: Algorithm,
+    series_description: str,
+    series_number: int | None,
+) -> Any:
+    import highdicom as hd
+    from pydicom.uid import generate_uid
+
+    first = sources[0]
+    return hd.seg.Segmentation(
+        source_images=sources,
+        pixel_array=pixels,
+        segmentation_type="LABELMAP" if kind == "labelmap" else "BINARY",
+        segment_descriptions=[
+            _described(name, number, coded[name], algorithm)
+            for number, name in sorted((_number(i, labels[name], kind), name) for i, name in enumerate(labels))
+        ],
+        # A prefix of None makes UIDs from UUIDs (2.25.…), which need no registration (PS3.5 B.2).
+        series_instance_uid=generate_uid(prefix=None),
+        series_number=series_number or int(first.get("SeriesNumber") or 0) + SERIES_NUMBER_STEP,
+        sop_instance_uid=generate_uid(prefix=None),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=algorithm.name,
+        software_versions=__version__,
+        device_serial_number=SERIAL_NUMBER,
+        series_description=series_description,
+        content_label="SEGMENTATION",
+        content_description=f"Segmentation by {algorithm.name}"[:LO_CHARACTERS],
+        content_creator_name=CREATOR,
+        omit_empty_frames=True,
+    )
+
+
+def _described(name: str, number: int, code: LabelCode, algorithm: Algorithm) -> Any:
+    import highdicom as hd
+    from pydicom.uid import generate_uid
+
+    item = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=_text(name, "label name"),
+        segmented_property_category=_concept(code.category),
+        segmented_property_type=_concept(code.type),
+        algorithm_type=algorithm.type,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=algorithm.name,
+            family=_concept(algorithm.family),
+            version=algorithm.version,
+            parameters=dict(algorithm.parameters) or None,
+        ),
+        tracking_id=name,
+        tracking_uid=generate_uid(prefix=None),
+        anatomic_regions=[_concept(code.region)] if code.region else None,
+        display_color=hd.color.CIELabColor.from_rgb(*code.color_rgb),
+    )
+    if code.modifier:
+        kind = item.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(code.modifier)]
+    if code.region and code.region_modifier:
+        item.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [_concept(code.region_modifier)]
+    return item
+
+
+@contextmanager
+def _highdicom_as_error(grid: SeriesGrid) -> Iterator[None]:
+    """Turn highdicom's refusals of the images into a message; those of disk and memory stay what they are."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DicomError(
+            f"No SEG can be written over series {grid.series_uid}: {error} Its images lack what a "
+            "SEG must copy from them."
+        ) from error
+
+
+def _concept(code: Code) -> Any:
+    from highdicom.sr import CodedConcept
+
+    return CodedConcept(code.value, code.scheme, code.meaning)
+
+
+def _number(index: int, label_id: int, kind: SegKind) -> int:
+    """Number of the segment of the label at ``index``: PS3.3 wants those of a binary SEG to run from 1 without gaps."""
+    return label_id if kind == "labelmap" else index + 1
+
+
+def _segment_numbers(mask: NDArray[Any], labels: Mapping[str, int], kind: SegKind) -> NDArray[Any]:
+    """The mask with segment numbers in place of label ids, in the smallest unsigned type."""
+    numbers = {label_id: _number(index, label_id, kind) for index, label_id in enumerate(labels.values())}
+    dtype = np.uint8 if max(numbers.values()) < 256 else np.uint16
+    if all(label_id == number for label_id, number in numbers.items()):
+        return mask.astype(dtype, copy=False)
+    table = np.zeros(max(numbers) + 1, dtype=dtype)
+    table[list(numbers)] = list(numbers.values())
+    return table[mask]
+
+
+def _checked(mask: NDArray[Any], grid: SeriesGrid) -> NDArray[Any]:
+    if mask.shape != grid.shape:
+        raise DicomError(
+            f"The mask has {'×'.join(map(str, mask.shape))} voxels, the series {'×'.join(map(str, grid.shape))}."
+        )
+    if mask.dtype.kind not in "iub":
+        raise DicomError(f"The mask holds {mask.dtype} numbers: label ids are whole ones.")
+    mask = mask.astype(np.uint8) if mask.dtype.kind == "b" else mask
+    low, high = int(mask.min(initial=0)), int(mask.max(initial=0))
+    if low < 0 or high > MAX_ID:
+        raise DicomError(f"The mask has values from {low} to {high}: 0 to {MAX_ID} are possible.")
+    return mask
+
+
+def _counts(mask: NDArray[Any]) -> NDArray[np.intp]:
+    """Number of voxels of each id; slice by slice, as counting needs eight bytes a voxel."""
+    counts = np.zeros(int(mask.max(initial=0)) + 1, dtype=np.intp)
+    for k in range(mask.shape[2]):
+        counts += np.bincount(mask[:, :, k].ravel(), minlength=len(counts))
+    return counts
+
+
+def _require_known(counts: NDArray[np.intp], labels: Mapping[str, int]) -> None:
+    Naming(labels)  # refuses ids and names that no label can have
+    unknown = sorted(set(np.flatnonzero(counts).tolist()) - {0} - set(labels.values()))
+    if unknown:
+        raise DicomError(
+            f"The mask has the values {', '.join(map(str, unknown[:10]))}, which no label has; "
+            f"the labels are {', '.join(f'{name} = {number}' for name, number in labels.items())}."
+        )
+
+
+def _findings(counts: NDArray[np.intp], labels: Mapping[str, int], coded: Mapping[str, LabelCode]) -> Iterator[Finding]:
+    for name, number in labels.items():
+        if number >= len(counts) or not counts[number]:
+            yield Finding("empty_segment", "note", f"No voxel is {name}: its segment is described and has no frame.")
+    for name, code in coded.items():
+        if not code.known:
+            yield Finding(
+                "uncoded_label",
+                "note",
+                f"No SNOMED CT code is known for {name!r}: it is coded as {code.type.meaning}, its name is the label.",
+                "Give its code in a YAML file.",
+            )
+
+
+def _text(value: str, what: str) -> str:
+    if not value.strip() or len(value) > LO_CHARACTERS or "\\" in value:
+        raise DicomError(f"The {what} {value!r} has {len(value)} characters: 1 to 64 are possible, without backslash.")
+    return value
