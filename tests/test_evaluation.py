@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from medseg3d.errors import CaseError
-from medseg3d.evaluation import LabelScore, evaluate, score_case, summarise
+from medseg3d.evaluation import evaluate, score_case
 
 LABELS = {"liver": 1, "lesion": 2}
 SHAPE = (10, 10, 8)
@@ -67,7 +67,7 @@ def test_one_case_by_hand(study, tmp_path):
     # Liver: 6 slabs in the reference, 4 in the prediction, 3 in both. Lesion: equal.
     reference, prediction = blocks(slice(0, 6), slice(8, 9)), blocks(slice(3, 7), slice(8, 9))
     liver, lesion = score_case(study((reference, prediction))[0], tmp_path / "masks" / "c0.nii.gz", labels=LABELS)
-    assert (liver.case, liver.patient, liver.label_id, liver.label) == ("c0", "p0", 1, "liver")
+    assert (liver.case, liver.patient, liver.label_id, liver.label) == ("c0", "p0", "1", "liver")
     assert liver.dice == pytest.approx(2 * 3 / (6 + 4))
     assert liver.reference_ml == pytest.approx(6 * 20 * VOXEL_ML)
     assert liver.volume_ml == pytest.approx(4 * 20 * VOXEL_ML)
@@ -87,7 +87,11 @@ def test_the_means_and_the_files(study, tmp_path):
     assert summary.failed == {}
 
     table = rows(tmp_path / "masks")
-    assert list(table[0]) == ["case", "patient", "label_id", "label", "status", "dice", "volume_ml", "reference_ml"]
+    assert list(table[0]) == [
+        "case", "patient", "label_id", "label", "status", "dice", "iou", "sensitivity", "precision", "specificity",
+        "volume_ml", "reference_ml", "volume_difference_ml", "relative_volume_difference", "hd_mm", "hd95_mm",
+        "hd95_weighted_mm", "assd_mm", "nsd", "nsd_tolerance_mm", "centre_distance_mm",
+    ]  # fmt: skip
     statuses = {(row["case"], row["label"]): (row["status"], row["dice"]) for row in table}
     assert statuses == {
         ("c0", "liver"): ("scored", "0.5"),
@@ -101,9 +105,14 @@ def test_the_means_and_the_files(study, tmp_path):
     assert written["cases"] == 3
     assert written["mean_dice"] == pytest.approx(0.375)
     none = {"scored": 0, "missed": 0, "spurious": 0, "both_empty": 0}
-    assert written["labels"]["liver"] == {"dice_mean": 0.75, "status": none | {"scored": 2, "both_empty": 1}}
+    assert written["labels"]["liver"]["status"] == none | {"scored": 2, "both_empty": 1}
     assert written["labels"]["lesion"]["status"] == none | {"missed": 1, "spurious": 1, "both_empty": 1}
-    assert sorted(p.name for p in (tmp_path / "masks").iterdir() if not p.name.startswith("c")) == ["summary.json"]
+    assert (written["labels"]["liver"]["dice_mean"], written["headline"]["missed"]) == (0.75, 1)
+    distances = written["labels"]["lesion"]["metrics"]["hd95_mm"]
+    assert (distances["n"], distances["infinite"], distances["undefined"]) == (2, 2, 1)
+    assert (distances["mean"], distances["median"], distances["status"]) == (None, None, "infinite")
+    infinite = {row["case"]: row["hd95_mm"] for row in table if row["label"] == "lesion"}
+    assert infinite == {"c0": "", "c1": "inf", "c2": "inf"}
 
 
 def test_a_label_that_no_case_has_is_null_and_leaves_the_mean_alone(study, tmp_path):
@@ -133,9 +142,9 @@ def test_cases_that_fail_are_named_and_the_others_scored(study, tmp_path):
     assert message.startswith("4 of 5 cases could not be scored:")
     assert "c1: " in message
     assert "c1.nii.gz: no such file" in message
-    assert "c2: c2.nii.gz lies up to 3.00 mm away from label2.nii.gz" in message
+    assert "c2: c2.nii.gz lies up to 3.00 mm away from its reference (label2.nii.gz;" in message
     assert "c3.nii.gz: label values are not integers" in message
-    assert "c4: the data list names no reference label" in message
+    assert "c4: The data list names no reference label" in message
     assert [row["case"] for row in rows(tmp_path / "masks")] == ["c0", "c0"]
     written = strict_json(tmp_path / "masks" / "summary.json")
     assert written["mean_dice"] == 1.0
@@ -144,7 +153,7 @@ def test_cases_that_fail_are_named_and_the_others_scored(study, tmp_path):
 
 def test_masks_of_another_shape_are_refused(study, tmp_path):
     items = study((blocks(slice(0, 4)), blocks(slice(0, 4))[:, :, :-1]))
-    with pytest.raises(CaseError, match=r"c0.nii.gz has 10×10×7 voxels, label0.nii.gz 10×10×8"):
+    with pytest.raises(CaseError, match=r"c0.nii.gz has 10×10×7 voxels, its reference \(label0.nii.gz\) 10×10×8"):
         evaluate(items, tmp_path / "masks", labels=LABELS)
 
 
@@ -154,18 +163,11 @@ def test_a_case_without_patient_is_its_own_patient(study, tmp_path):
     assert score_case(item, tmp_path / "masks" / "c0.nii.gz", labels=LABELS)[0].patient == "c0"
 
 
-def score(label: str, dice: float) -> LabelScore:
-    return LabelScore("c", "p", LABELS[label], label, "scored", dice, 1.0, 1.0)
-
-
-def test_labels_weigh_alike_however_many_cases_have_them():
-    scores = [
-        score("liver", 1.0),
-        score("liver", 1.0),
-        score("liver", 0.4),
-        score("lesion", 0.2),
-        score("lesion", math.nan),
-    ]
-    summary = summarise(scores, LABELS, {})
-    assert summary.dice == {"liver": pytest.approx(0.8), "lesion": pytest.approx(0.2)}
-    assert summary.mean_dice == pytest.approx(0.5)
+def test_labels_weigh_alike_however_many_cases_have_them(study, tmp_path):
+    full, half, nothing = blocks(slice(0, 4)), blocks(slice(2, 6)), blocks(None)
+    both = blocks(slice(0, 4), slice(8, 9))
+    summary = evaluate(
+        study((full, full), (full, half), (both, full), (nothing, nothing)), tmp_path / "masks", labels=LABELS
+    )
+    assert summary.dice == {"liver": pytest.approx((1 + 0.5 + 1) / 3), "lesion": 0.0}
+    assert summary.mean_dice == pytest.approx((2.5 / 3 + 0.0) / 2)

@@ -6,7 +6,15 @@ was missed: ranked last, never averaged).
 """
 
 from medseg3d.statistics.agreement import BlandAltman, Icc, bland_altman, icc_agreement
-from medseg3d.statistics.bootstrap import LEVEL, RESAMPLES, Clusters, Interval, mean_intervals, median_intervals
+from medseg3d.statistics.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Clusters,
+    Interval,
+    mean_intervals,
+    mean_of_means_interval,
+    median_intervals,
+)
 from medseg3d.statistics.describe import MetricSummary, describe
 from medseg3d.statistics.paired import PairedTest, holm, paired_test
 from medseg3d.statistics.ranking import Ranking, rank_methods
@@ -26,6 +34,7 @@ __all__ = [
     "holm",
     "icc_agreement",
     "mean_intervals",
+    "mean_of_means_interval",
     "median_intervals",
     "paired_test",
     "rank_methods",

@@ -133,8 +133,8 @@ def icc(table: ArrayLike, *, level: float = LEVEL) -> Icc:
     if not np.isfinite(value):
         return Icc(value, None)
     rows, columns, error = _mean_squares(ratings)
-    if error == 0 and columns == 0:  # equal ratings: nothing varies but the subjects
-        return Icc(value, (1.0, 1.0))
+    if 1 - value < 1e-12:  # equal ratings, but for rounding: nothing varies but the subjects
+        return Icc(1.0, (1.0, 1.0))
     a, b = k * value / (n * (1 - value)), 1 + k * value * (n - 1) / (n * (1 - value))
     v = (a * columns + b * error) ** 2 / ((a * columns) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1)))
     lower_f, upper_f = f.ppf((1 + level) / 2, n - 1, v), f.ppf((1 + level) / 2, v, n - 1)

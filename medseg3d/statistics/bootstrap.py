@@ -17,7 +17,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["LEVEL", "RESAMPLES", "Clusters", "Interval", "cluster_intervals", "mean_intervals", "median_intervals"]
+__all__ = [
+    "LEVEL",
+    "RESAMPLES",
+    "Clusters",
+    "Interval",
+    "cluster_intervals",
+    "mean_intervals",
+    "mean_of_means_interval",
+    "median_intervals",
+]
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -135,6 +144,38 @@ def median_intervals(
             statistic, used.size, level=level, resamples=resamples, seed=seed, method="percentile"
         )
     return result
+
+
+def mean_of_means_interval(
+    values: ArrayLike,
+    patients: Sequence[str] | Clusters,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Interval | None:
+    """Limits of the mean over columns of their means over cases, so that every column (a label) weighs the same.
+
+    A column that no drawn patient has a value in is left out of that draw. None with fewer than two patients, or with
+    an infinite value. Arguments are those of ``mean_intervals``.
+
+    >>> mean_of_means_interval([[1.0, 0.0], [1.0, 0.0]], ["a", "b"])
+    (0.5, 0.5)
+    """
+    table = _columns(values)
+    known = ~np.isnan(table)
+    rows: NDArray[np.bool_] = np.any(known, axis=1)
+    clusters = (patients if isinstance(patients, Clusters) else Clusters.of(patients)).where(rows)
+    if clusters.size < 2 or np.isinf(table).any():
+        return None
+    sums, counts = clusters.sums(np.where(known, table, 0.0)[rows]), clusters.sums(known[rows].astype(float))
+
+    def statistic(weights: Floats) -> Floats:
+        drawn = weights @ counts
+        means = np.divide(weights @ sums, drawn, out=np.zeros_like(drawn), where=drawn > 0)
+        return np.round(means.sum(axis=1) / (drawn > 0).sum(axis=1), 12)[:, None]
+
+    return cluster_intervals(statistic, clusters.size, level=level, resamples=resamples, seed=seed)[0]
 
 
 def cluster_intervals(

@@ -1,0 +1,122 @@
+"""What an evaluation's numbers rest on: data, weights, configuration, versions, command, time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from medseg3d.errors import UsageError
+from medseg3d.evaluation.model import CaseResult
+from medseg3d.evaluation.pairing import sidecar_of
+
+__all__ = ["command_line", "provenance", "read_run"]
+
+PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "SimpleITK", "edt", "connected-components-3d", "plotly")
+# Of a run's configuration, what a reader of a result asks for; all of it is in run.json.
+CONFIGURATION = (
+    "datalist", "fold", "seed", "labels", "spacing", "patch_size", "window_hu", "batch_size", "iterations_per_epoch",
+    "max_epochs", "learning_rate", "amp",
+)  # fmt: skip
+
+
+def provenance(
+    results: Sequence[CaseResult],
+    *,
+    started: datetime,
+    run: Path | None,
+    split: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What goes into ``summary.json``.
+
+    Args:
+        started: when the evaluation began, with a time zone.
+        run: the training run of the predictions.
+        split: data list and part that were evaluated.
+        settings: of the evaluation itself.
+    """
+    sidecars = [sidecar_of(result.case.prediction) for result in results if result.scores]
+    content = {
+        "medseg3d": version("medseg3d"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "command": command_line(),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
+        "data_sha256": _data_sha256(results),
+        "bundle": _one_of(s.get("bundle") for s in sidecars),
+        "bundle_version": _one_of(s.get("bundle_version") for s in sidecars),
+        "weights_sha256": _one_of(s.get("weights_sha256") for s in sidecars),
+        "split": dict(split),
+        "settings": dict(settings),
+    }
+    return content | ({"training": _training(run)} if run is not None else {})
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """``run.json`` of a run folder.
+
+    Raises:
+        UsageError: it is not there, or damaged.
+    """
+    path = run / "run.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{run} is no run folder: {path.name} cannot be read ({error}).") from error
+    return content if isinstance(content, dict) else {}
+
+
+def command_line() -> str:
+    """The command that this process was started with, as one would type it.
+
+    A module is ``python -m …``; other programs go by their file's name, without the folder that they lie in.
+    """
+    program, *arguments = sys.argv
+    if Path(program).name == "__main__.py":
+        return shlex.join(["python", "-m", ".".join(Path(program).parts[-3:-1]), *arguments])
+    return shlex.join([Path(program).name, *arguments])
+
+
+def _training(run: Path) -> dict[str, Any]:
+    """What ``run.json`` says of the training: its own data, configuration, versions and command."""
+    record = read_run(run)
+    config = record.get("config", {})
+    starts = record.get("starts", [])
+    kept = ("seed", "cases", "data_sha256", "config_sha256", "code_sha256", "python", "platform", "versions")
+    return {
+        **{key: record.get(key) for key in kept},
+        "config": {key: config[key] for key in CONFIGURATION if key in config},
+        "command": starts[0].get("command") if starts else None,
+        "started": starts[0].get("time") if starts else None,
+        "device": starts[-1].get("device") if starts else None,
+        "starts": len(starts),
+    }
+
+
+def _data_sha256(results: Sequence[CaseResult]) -> str | None:
+    """Over the contents of all references and predictions that were scored, in the order of the cases' names."""
+    scored = sorted((r.case.case, r.sha256) for r in results if r.sha256)
+    return hashlib.sha256(json.dumps(scored).encode()).hexdigest() if scored else None
+
+
+def _one_of(values: Iterable[Any]) -> Any:
+    """The value that all share; a list of them where they differ; None without any."""
+    found = sorted({str(value) for value in values if value is not None})
+    return found[0] if len(found) == 1 else found or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
