@@ -1,0 +1,250 @@
+"""One data set without what identifies a person: the profile applied to every attribute at every depth."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydicom import config
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+
+from medseg3d.dicom.identifiers import ID_TAGS, Identifiers, looks_identifying
+from medseg3d.dicom.profile import TEXT_VRS, Action, Options, action_of, in_dictionary
+from medseg3d.dicom.pseudonyms import Pseudonyms
+
+__all__ = ["Changes", "clean_dataset", "identifiers_of", "identity_of"]
+
+Changes = Counter[tuple[int, str]]  # (tag, what was done) → how often
+
+DUMMY_TEXT = "ANONYMIZED"
+_DUMMIES: dict[str, Any] = {
+    "AS": "000Y",
+    "DA": "19000101",
+    "DT": "19000101000000",
+    "TM": "000000",
+    "DS": "0",
+    "IS": "0",
+    "UR": "http://anonymized.invalid",  # RFC 2606 keeps .invalid for this
+    **dict.fromkeys(("FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"), 0),
+    **dict.fromkeys(("OB", "OD", "OF", "OL", "OV", "OW", "UN"), b"\0\0\0\0\0\0\0\0"),
+}
+# A dummy in place of these would change how the object is read; none of them is typed by a person.
+_STRUCTURAL = frozenset(
+    {"ImageType", "Modality", "PatientPosition", "PhotometricInterpretation", "SpecificCharacterSet"}
+)
+
+OLDEST_AGE_YEARS = 90  # older people are few enough to be found by their age (HIPAA, 45 CFR 164.514)
+_TIME = re.compile(r"\d{2}(:?\d{2}(:?\d{2}(\.\d{1,6})?)?)?")
+# Malformed values make pydicom raise these while it decodes an element.
+_UNDECODABLE = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, OverflowError, EOFError)
+
+
+@dataclass(frozen=True)
+class _Cleaner:
+    pseudonyms: Pseudonyms
+    options: Options
+    identity: str  # whose file it is: what pseudonym and shift are made from
+    echoes: Identifiers
+    changes: Changes = field(default_factory=Counter)
+
+
+def clean_dataset(dataset: Dataset, *, pseudonyms: Pseudonyms, options: Options = Options()) -> Changes:
+    """Apply the profile to a data set in place, sequences included, and count what was done.
+
+    UIDs become those of ``pseudonyms``, patient id and name its pseudonym; private, unknown and undecodable attributes
+    go; text that stays is searched for names, ids and dates of this file. The file meta information is not touched:
+    write a new one.
+    """
+    cleaner = _Cleaner(pseudonyms, options, identity_of(dataset), identifiers_of(dataset))
+    _clean(dataset, cleaner)
+    return cleaner.changes
+
+
+def identity_of(dataset: Dataset) -> str:
+    """What tells the patient of a file from others: the id; without one, name and birth date; else the study.
+
+    Blanks and case are levelled, so that the same id in a CT and in contours made elsewhere is the same patient.
+    """
+    patient_id = _text(dataset, "PatientID")
+    if patient_id:
+        return f"id {patient_id}"
+    name = _text(dataset, "PatientName")
+    return (
+        f"name {name} {_text(dataset, 'PatientBirthDate')}" if name else f"study {_text(dataset, 'StudyInstanceUID')}"
+    )
+
+
+def identifiers_of(dataset: Dataset) -> Identifiers:
+    """Names, ids and dates anywhere in a data set, private attributes included where their VR is known."""
+    elements = list(_elements(dataset))
+    return Identifiers.of(
+        names=(value for element in elements if element.VR == "PN" for value in _values(element)),
+        ids=(value for element in elements if int(element.tag) in ID_TAGS for value in _values(element)),
+        dates=(value for element in elements if element.VR in ("DA", "DT") for value in _values(element)),
+    )
+
+
+def _elements(dataset: Dataset) -> Iterator[DataElement]:
+    """Those elements that can hold an identifier or an item, without decoding the others."""
+    for tag in list(dataset.keys()):
+        vr = _vr(dataset, tag)
+        if vr not in ("PN", "DA", "DT", "SQ") and int(tag) not in ID_TAGS:
+            continue
+        element = _decoded(dataset, tag)
+        if element is None:
+            continue
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from _elements(item)
+        else:
+            yield element
+
+
+def _clean(dataset: Dataset, cleaner: _Cleaner, *, dummy: bool = False) -> None:
+    """Go through a data set; with ``dummy``, every value that is no UID becomes a dummy."""
+    for tag in list(dataset.keys()):
+        if tag.element == 0:  # group lengths, retired, and wrong after the first change
+            del dataset[tag]
+            continue
+        vr = _vr(dataset, tag)
+        action = action_of(int(tag), vr, cleaner.options)
+        if dummy and action in ("keep", "clean", "shift", "empty") and vr not in ("SQ", "UI"):
+            action = "dummy"
+        if action == "keep" and vr not in TEXT_VRS and vr not in ("SQ", "UI"):
+            continue
+        element = None if action == "remove" else _decoded(dataset, tag)
+        if element is None:
+            del dataset[tag]
+            cleaner.changes[int(tag), "removed"] += 1
+        elif element.VR == "SQ":
+            _clean_sequence(element, action, cleaner, dummy=dummy)
+        elif not element.is_empty:
+            _replace(element, action, cleaner)
+
+
+def _clean_sequence(element: DataElement, action: Action, cleaner: _Cleaner, *, dummy: bool) -> None:
+    if action == "empty":
+        if element.value:
+            cleaner.changes[int(element.tag), "emptied"] += 1
+        element.value = Sequence()
+        return
+    for item in element.value:
+        _clean(item, cleaner, dummy=dummy or action == "dummy")
+
+
+def _replace(element: DataElement, action: Action, cleaner: _Cleaner) -> None:
+    """Give one element with a value its new one."""
+    before = element.value
+    done = "replaced"
+    if action == "uid":
+        element.value, done = _mapped(before, cleaner.pseudonyms.uid), "new UID"
+    elif action == "patient":
+        element.value, done = cleaner.pseudonyms.patient(cleaner.identity), "pseudonym"
+    elif action == "text":
+        element.value, done = _mapped(before, cleaner.pseudonyms.text), "pseudonym"
+    elif action == "shift":
+        done = _shift(element, cleaner)
+    elif action == "empty":
+        element.value, done = None, "emptied"
+    elif action == "dummy":
+        element.value = _DUMMIES.get(element.VR, DUMMY_TEXT)
+    elif element.VR == "AS":
+        element.value, done = _level_age(str(before)), "age levelled"
+    elif element.VR in TEXT_VRS and element.keyword not in _STRUCTURAL:
+        _clean_text(element, cleaner, strictly=action == "clean")
+        done = "repeated an identifier"
+    if element.value != before:
+        cleaner.changes[int(element.tag), done] += 1
+
+
+def _clean_text(element: DataElement, cleaner: _Cleaner, *, strictly: bool) -> None:
+    def clean(text: str) -> str:
+        return DUMMY_TEXT if cleaner.echoes.echo_in(text) or (strictly and looks_identifying(text)) else text
+
+    element.value = _mapped(element.value, clean)
+
+
+def _shift(element: DataElement, cleaner: _Cleaner) -> str:
+    """Move dates into the past by the patient's own number of days; what is no full date gets the profile's action."""
+    days = timedelta(days=cleaner.pseudonyms.shift_days(cleaner.identity))
+    values = [_shifted(value, element.VR, days) for value in _values(element)]
+    if None in values:
+        rule = action_of(int(element.tag), element.VR)
+        # An unlisted date has to go; an empty value does that wherever its attribute may be absent.
+        element.value = None if rule in ("empty", "remove") else _DUMMIES[element.VR]
+        return "replaced"
+    element.value = values if len(values) > 1 else values[0]
+    return "shifted"
+
+
+def _shifted(value: str, vr: str, by: timedelta) -> str | None:
+    """A DA, DT or TM some days earlier, None where it is not one.
+
+    >>> _shifted("20240301", "DA", timedelta(days=1)), _shifted("20240301101500.5+0100", "DT", timedelta(days=366))
+    ('20240229', '20230301101500.5+0100')
+    """
+    if vr == "TM":
+        return value if _TIME.fullmatch(value.strip()) else None
+    found = re.fullmatch(r"(\d{4})\.?(\d{2})\.?(\d{2})([\d.]*(?:[+-]\d{4})?)", value.strip())
+    if found is None or (vr == "DA" and found[4]):
+        return None
+    try:
+        date = datetime(int(found[1]), int(found[2]), int(found[3])) - by
+    except (ValueError, OverflowError):
+        return None
+    return f"{date:%Y%m%d}{found[4]}" if date.year >= 1000 else None
+
+
+def _level_age(age: str) -> str:
+    years = re.fullmatch(r"(\d{3})Y", age.strip())
+    return f"{OLDEST_AGE_YEARS:03d}Y" if years and int(years[1]) > OLDEST_AGE_YEARS else age
+
+
+def _vr(dataset: Dataset, tag: Any) -> str:
+    """VR of an element without decoding it: the file's, or the dictionary's where the file has none or ``UN``."""
+    vr = dataset.get_item(tag).VR
+    if vr in (None, "UN") and not tag.is_private and in_dictionary(tag):
+        try:
+            return dictionary_VR(tag)
+        except KeyError:
+            return "UN"
+    return str(vr or "UN")
+
+
+def _decoded(dataset: Dataset, tag: Any) -> DataElement | None:
+    """The element with its value decoded; None where the value is not what its VR says."""
+    try:
+        with config.disable_value_validation():
+            element = dataset[tag]
+            if element.VR != "SQ":
+                _values(element)
+    except _UNDECODABLE:
+        return None
+    return element if element.VR != "UN" else None
+
+
+def _values(element: DataElement) -> list[str]:
+    value = element.value
+    if element.is_empty:
+        return []
+    return [str(v) for v in value] if isinstance(value, (MultiValue, list)) else [str(value)]
+
+
+def _mapped(value: Any, change: Any) -> Any:
+    """Each value of a single or multiple one changed, the others left as they are."""
+    if isinstance(value, (MultiValue, list)):
+        return [change(str(v)) for v in value]
+    return change(str(value))
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    value = dataset.get(keyword)
+    return re.sub(r"\s+", " ", str(value)).strip().casefold() if value is not None else ""
