@@ -1,6 +1,57 @@
 """DICOM in and out: series to volumes, annotations to label maps, masks to SEG and RTSTRUCT. No torch, no MONAI."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.model import DicomVolume, FileRef, SeriesGrid, SliceRef
 
-__all__ = ["DicomVolume", "FileRef", "Finding", "SeriesGrid", "SliceRef"]
+if TYPE_CHECKING:
+    from medseg3d.dicom.frames import Annotated, Frame, Series, SeriesInfo, Stack
+    from medseg3d.dicom.rescale import ValueRangeError
+    from medseg3d.dicom.scanning import Scan, scan
+    from medseg3d.dicom.volume import iter_slices, read_series, read_stack, stack_dtype
+
+# Where each function lives. It is imported when it is asked for: importing the package takes no pydicom.
+_HOMES = {
+    "Annotated": "frames",
+    "Frame": "frames",
+    "Scan": "scanning",
+    "Series": "frames",
+    "SeriesInfo": "frames",
+    "Stack": "frames",
+    "ValueRangeError": "rescale",
+    "iter_slices": "volume",
+    "read_series": "volume",
+    "read_stack": "volume",
+    "scan": "scanning",
+    "stack_dtype": "volume",
+}
+
+__all__ = [
+    "Annotated",
+    "DicomVolume",
+    "FileRef",
+    "Finding",
+    "Frame",
+    "Scan",
+    "Series",
+    "SeriesGrid",
+    "SeriesInfo",
+    "SliceRef",
+    "Stack",
+    "ValueRangeError",
+    "iter_slices",
+    "read_series",
+    "read_stack",
+    "scan",
+    "stack_dtype",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,369 @@
+"""Findings about a stack of frames and about a series: each with numbers and a remedy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from pydicom.uid import UID
+
+from medseg3d.dicom.findings import Finding
+from medseg3d.dicom.frames import Frame, Header
+from medseg3d.dicom.grouping import Group, geometry_differences
+from medseg3d.dicom.ordering import Line, Vectors, normal, position_ids
+
+__all__ = ["FEW_SLICES", "TILT_TOLERANCE_DEG", "check_frames", "check_geometry", "check_line", "check_series",
+           "evenness_tolerance_mm"]  # fmt: skip
+
+# Fewer slices than this make a volume, but hardly one that was meant as such.
+FEW_SLICES = 4
+# 0.1° shears a stack of 300 mm by 0.5 mm; rounded positions stay far below it.
+TILT_TOLERANCE_DEG = 0.1
+# A slice may be this far off the regular grid, but by no more than this part of the spacing: writers round positions
+# to 0.1 mm (of 0.6 mm), and a missing slice is off by half a spacing at least.
+EVENNESS_MM = 0.1
+EVENNESS_FRACTION = 0.1
+# SpacingBetweenSlices is believed to contradict the positions from 2 % on: it is often rounded.
+PITCH_TOLERANCE = 0.02
+# Row and column directions of unit length and at right angles, up to rounding.
+ORTHOGONAL_TOLERANCE = 1e-3
+
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_LOSSY_SYNTAXES = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"}
+_EXPORT = "Export the series again from the archive."
+
+
+def evenness_tolerance_mm(spacing_mm: float) -> float:
+    """How far a slice may be off its place on the regular grid.
+
+    >>> evenness_tolerance_mm(5.0), evenness_tolerance_mm(0.5)
+    (0.1, 0.05)
+    """
+    return min(EVENNESS_MM, EVENNESS_FRACTION * spacing_mm)
+
+
+def check_frames(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Finding]:
+    """What the attributes of the frames of one stack say, apart from where the slices lie."""
+    yield from _required(frames)
+    yield from _not_a_volume(frames, headers)
+    yield from _colour(frames)
+    yield from _pixels(frames)
+    yield from _values(frames, headers)
+    yield from _compression(headers)
+    yield from _remarks(frames, headers)
+
+
+def check_geometry(frames: Sequence[Frame], distances: Vectors) -> Iterator[Finding]:
+    """Repeated positions, given the distances of the frames along the normal, in ascending order."""
+    counts = Counter(position_ids(distances).tolist())
+    repeated = {position: n for position, n in counts.items() if n > 1}
+    if repeated:
+        worst = max(repeated, key=lambda p: repeated[p])
+        at_mm = distances[int(np.argmax(position_ids(distances) == worst))]
+        yield Finding(
+            "duplicate_position",
+            "refusal",
+            f"{len(repeated)} of {len(counts)} positions hold more than one slice (up to {repeated[worst]}, "
+            f"at {at_mm:.2f} mm along the normal), and nothing in the headers tells them apart.",
+            "Keep one slice a position, or separate the repeats into series of their own.",
+        )
+
+
+def check_line(frames: Sequence[Frame], distances: Vectors, line: Line) -> Iterator[Finding]:
+    """Gaps, uneven spacing, sideways shifts, tilt and few slices of an ordered stack without repeats."""
+    steps = np.diff(distances)
+    yield from _few(len(frames))
+    yield from _spacing(steps, line, normal(frames[0]))
+    yield from _tilt(line, normal(frames[0]))
+    yield from _pitch(frames, float(np.median(steps)))
+
+
+def _few(slices: int) -> Iterator[Finding]:
+    if slices < FEW_SLICES:
+        yield Finding(
+            "few_slices",
+            "warning",
+            f"{slices} slices make a very thin volume.",
+            "Check that the series was exported completely.",
+        )
+
+
+def _spacing(steps: Vectors, line: Line, axis: Vectors) -> Iterator[Finding]:
+    along = line.residuals_mm @ axis
+    sideways = np.linalg.norm(line.residuals_mm - along[:, None] * axis, axis=1)
+    usual = float(np.median(steps))
+    tolerance = evenness_tolerance_mm(usual)
+    if np.abs(along).max() > tolerance:
+        yield _gap(steps, usual) or _uneven(steps, usual, float(np.abs(along).max()))
+    elif sideways.max() > tolerance:
+        worst = int(np.argmax(sideways))
+        yield Finding(
+            "shifted_slice",
+            "refusal",
+            f"Slice {worst + 1} of {len(sideways)} lies {sideways[worst]:.2f} mm beside the line through the others "
+            f"(tolerance {tolerance:.2f} mm).",
+            f"{_EXPORT} If the slices really shift, resample each.",
+        )
+
+
+def _gap(steps: Vectors, usual: float) -> Finding | None:
+    """A gap, if the wide steps are whole multiples of the usual one and the exception."""
+    wide = np.flatnonzero(np.abs(steps - usual) > evenness_tolerance_mm(usual))
+    multiples = np.rint(steps[wide] / usual)
+    fits = np.abs(steps[wide] - multiples * usual) <= evenness_tolerance_mm(usual) * np.maximum(multiples, 1)
+    if not len(wide) or not fits.all() or (multiples < 2).any():
+        return None
+    missing = int((multiples - 1).sum())
+    where = ", ".join(f"{n + 1} and {n + 2} ({steps[n]:.2f} mm)" for n in wide[:3])
+    more = f" and {len(wide) - 3} more places" if len(wide) > 3 else ""
+    return Finding(
+        "gap",
+        "refusal",
+        f"{missing} {'slice is' if missing == 1 else 'slices are'} missing between slices {where}{more}; "
+        f"the others are {usual:.2f} mm apart.",
+        f"{_EXPORT} Or convert with --fix resample, which fills the gap by interpolation and says so.",
+    )
+
+
+def _uneven(steps: Vectors, usual: float, worst_mm: float) -> Finding:
+    narrow, wide = int(np.argmin(steps)), int(np.argmax(steps))
+    return Finding(
+        "uneven_spacing",
+        "refusal",
+        f"Slices are {steps[narrow]:.3f} mm (between {narrow + 1} and {narrow + 2}) to {steps[wide]:.3f} mm (between "
+        f"{wide + 1} and {wide + 2}) apart, mostly {usual:.3f} mm: up to {worst_mm:.2f} mm off a regular grid.",
+        "Convert with --fix resample, which interpolates onto a regular grid and says so.",
+    )
+
+
+def _tilt(line: Line, axis: Vectors) -> Iterator[Finding]:
+    cosine = abs(float(line.step_mm @ axis)) / float(np.linalg.norm(line.step_mm))
+    degrees = float(np.degrees(np.arccos(min(cosine, 1.0))))
+    if degrees > TILT_TOLERANCE_DEG:
+        yield Finding(
+            "gantry_tilt",
+            "refusal",
+            f"Slices follow each other {degrees:.2f}° off their normal: the gantry was tilted, the voxels are sheared.",
+            "Convert with --fix resample, which interpolates onto a rectangular grid and says so.",
+        )
+
+
+def _pitch(frames: Sequence[Frame], usual: float) -> Iterator[Finding]:
+    pitch = frames[0].pitch_mm
+    if pitch and abs(pitch - usual) > max(PITCH_TOLERANCE * usual, EVENNESS_FRACTION * EVENNESS_MM):
+        yield Finding(
+            "contradictory_tags",
+            "warning",
+            f"SpacingBetweenSlices is {pitch:g} mm, but the positions of the slices are {usual:.3f} mm apart: "
+            "the positions are used.",
+            "Check that no slices were left out at a regular interval." if usual > pitch else "",
+        )
+
+
+def _required(frames: Sequence[Frame]) -> Iterator[Finding]:
+    needed = {
+        "ImagePositionPatient": [f.position_mm is None for f in frames],
+        "ImageOrientationPatient": [f.row is None for f in frames],
+        "PixelSpacing": [f.spacing_mm is None or min(f.spacing_mm) <= 0 for f in frames],
+    }
+    for keyword, lacks in needed.items():
+        if any(lacks):
+            yield Finding(
+                "missing_tag",
+                "refusal",
+                f"{keyword} is absent or not usable in {sum(lacks)} of {len(frames)} slices: nobody knows where they "
+                "lie.",
+                "Choose another series, or export it again with its geometry.",
+            )
+    bad = [f for f in frames if f.row is not None and not _orthonormal(f)]
+    if bad:
+        yield Finding(
+            "contradictory_tags",
+            "refusal",
+            f"ImageOrientationPatient of {len(bad)} of {len(frames)} slices is not two unit vectors at a right angle: "
+            f"{_list((*bad[0].row, *bad[0].column))}.",  # type: ignore[misc]
+            _EXPORT,
+        )
+
+
+def _orthonormal(frame: Frame) -> bool:
+    row, column = np.array(frame.row, dtype=float), np.array(frame.column, dtype=float)
+    lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
+    return bool((np.abs(lengths - 1) < ORTHOGONAL_TOLERANCE).all() and abs(row @ column) < ORTHOGONAL_TOLERANCE)
+
+
+def _not_a_volume(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Finding]:
+    captures = sum(h.sop_class_uid.startswith(_SECONDARY_CAPTURE) for h in headers)
+    if any("LOCALIZER" in h.image_type for h in headers):
+        reason = "it is a localizer (ImageType says so)"
+    elif len(frames) == 1:
+        reason = "it has one slice"
+    elif captures and any(f.position_mm is None for f in frames):
+        reason = "it is a secondary capture without positions: a screenshot or a report"
+    else:
+        if captures:
+            yield Finding("secondary_capture", "warning", "The images are secondary captures: derived, not acquired.",
+                          "Check that the values are what you need.")  # fmt: skip
+        return
+    yield Finding("not_a_volume", "refusal", f"This is not a volume: {reason}.", "Leave it out.")
+
+
+def _colour(frames: Sequence[Frame]) -> Iterator[Finding]:
+    kinds = {f.layout.photometric or "unknown" for f in frames if f.layout.samples != 1 or _is_colour(f)}
+    if kinds:
+        yield Finding(
+            "colour",
+            "refusal",
+            f"The pixels are colours ({', '.join(sorted(kinds))}), not measured values.",
+            "Choose the series that these pictures were made from.",
+        )
+
+
+def _is_colour(frame: Frame) -> bool:
+    return bool(frame.layout.photometric) and not frame.layout.photometric.startswith("MONOCHROME")
+
+
+def _pixels(frames: Sequence[Frame]) -> Iterator[Finding]:
+    short = [f for f in frames if _too_short(f)]
+    if short:
+        yield Finding(
+            "undecodable_frame",
+            "refusal",
+            f"{len(short)} of {len(frames)} frames are cut short: {short[0].source.file.path.name} holds "
+            f"{short[0].layout.length} bytes of pixels, its header wants "
+            f"{short[0].layout.frame_bytes * short[0].layout.frames}.",
+            "Copy or export the file again.",
+        )
+    odd = [f for f in frames if not _sensible(f)]
+    if odd:
+        a = odd[0].layout
+        yield Finding(
+            "contradictory_tags",
+            "refusal",
+            f"{len(odd)} of {len(frames)} frames have pixels that cannot be: {a.rows}×{a.columns}, {a.bits_allocated} "
+            f"bits allocated, {a.bits_stored} stored, high bit {a.high_bit}.",
+            _EXPORT,
+        )
+
+
+def _too_short(frame: Frame) -> bool:
+    layout = frame.layout
+    if layout.encapsulated:
+        return layout.length < 16 * layout.frames
+    return layout.length < layout.frame_bytes * (frame.index + 1)
+
+
+def _sensible(frame: Frame) -> bool:
+    a = frame.layout
+    if a.keyword != "PixelData":
+        return a.rows > 0 and a.columns > 0 and not a.encapsulated
+    bits = a.bits_allocated in (8, 16, 32) and 0 < a.bits_stored <= a.bits_allocated
+    return bits and a.bits_stored - 1 <= a.high_bit < a.bits_allocated and a.rows > 0 and a.columns > 0
+
+
+def _values(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Finding]:
+    if any(h.modality_lut for h in headers):
+        yield Finding("modality_lut", "refusal", "Values go through a Modality LUT, which is not applied here.",
+                      "Export the series with RescaleSlope and RescaleIntercept.")  # fmt: skip
+    units = {h.unit for h in headers}
+    if len(units) > 1:
+        yield Finding("mixed_units", "refusal", f"Slices are in different units: {', '.join(sorted(units)) or 'none'}.",
+                      _EXPORT)  # fmt: skip
+    zero = sum(f.slope == 0 for f in frames)
+    if zero:
+        yield Finding("contradictory_tags", "refusal", f"RescaleSlope is 0 in {zero} of {len(frames)} slices: every "
+                      "value would be the same.", _EXPORT)  # fmt: skip
+    maps = {(f.real_world.slope, f.real_world.intercept, f.real_world.unit) for f in frames if f.real_world}
+    other = [m for m in maps if all(m[:2] != (f.slope, f.intercept) for f in frames)]
+    if other:
+        yield Finding("real_world_values", "note", "The files map stored values to "
+                      f"{other[0][2] or 'another unit'} as well (slope {other[0][0]:g}); the rescaled values are "
+                      "used.")  # fmt: skip
+
+
+def _compression(headers: Sequence[Header]) -> Iterator[Finding]:
+    lossy = [h for h in headers if h.lossy or h.transfer_syntax in _LOSSY_SYNTAXES]
+    if lossy:
+        how = lossy[0].lossy or UID(lossy[0].transfer_syntax).name
+        yield Finding(
+            "lossy_compression",
+            "warning",
+            f"{len(lossy)} of {len(headers)} files were compressed with loss ({how}): values are not those measured.",
+            "Use the original series for measurements, if there is one.",
+        )
+
+
+def _remarks(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Finding]:
+    burned = sum(h.burned_in.upper() == "YES" for h in headers)
+    if burned:
+        yield Finding("burned_in_annotation", "warning", f"{burned} of {len(headers)} files have text burned into the "
+                      "pixels, perhaps the patient's name.", "Look at the images before they are shared.")  # fmt: skip
+    inverted = sum(f.layout.photometric == "MONOCHROME1" for f in frames)
+    if inverted:
+        yield Finding("monochrome1", "note", f"{inverted} of {len(frames)} slices are meant to be shown with low "
+                      "values bright (MONOCHROME1); the values are as they are.")  # fmt: skip
+    padding = sorted({h.padding for h in headers if h.padding is not None})
+    if padding:
+        yield Finding("padding", "note", "Voxels outside the field of view hold the stored value "
+                      f"{_list(padding)} (PixelPaddingValue) and are kept.")  # fmt: skip
+    if not all(h.frame_of_reference_uid for h in headers):
+        yield Finding("missing_tag", "note", "FrameOfReferenceUID is absent: the volume cannot be matched with other "
+                      "series by position.")  # fmt: skip
+    yield from _detector_spacing(frames, headers)
+
+
+def _detector_spacing(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Finding]:
+    spacing = frames[0].spacing_mm
+    detector = headers[0].imager_spacing_mm
+    if spacing and detector and headers[0].modality != "CT" and detector == spacing:
+        yield Finding("contradictory_tags", "note", "PixelSpacing equals the spacing at the detector "
+                      "(ImagerPixelSpacing): sizes may be magnified.")  # fmt: skip
+
+
+def check_series(groups: Sequence[Group], headers: Sequence[Header]) -> Iterator[Finding]:
+    """What sets the parts of one series apart, and how many volumes it holds."""
+    heads = list({group.part: group.frames[0] for group in groups}.values())
+    references = {h.frame_of_reference_uid for h in headers}
+    patients = {h.patient_id for h in headers}
+    if len(patients) > 1:
+        yield Finding("mixed_patients", "refusal", f"The series holds images of {len(patients)} patients.",
+                      "Separate them by PatientID: two exports were mixed, or their UIDs collide.")  # fmt: skip
+    if len(references) > 1:
+        yield Finding("mixed_frame_of_reference", "refusal", f"Slices are in {len(references)} frames of reference: "
+                      "their positions cannot be compared.", "Convert with --split, one volume each.")  # fmt: skip
+    for name in geometry_differences(heads) if len(heads) > 1 else ():
+        yield _mixed(name, heads, groups)
+    if len(groups) > 1:
+        yield Finding("several_volumes", "note", f"The series holds {len(groups)} volumes: {_labels(groups)}.")
+    ranked = {group.ranked_by for group in groups if group.ranked_by}
+    if ranked:
+        yield Finding("ordered_by_time", "note", "Volumes were told apart by the order of their slices in time "
+                      f"({', '.join(sorted(ranked))}), position by position.")  # fmt: skip
+    sizes = Counter(len(group.frames) for group in groups)
+    if len(heads) == 1 and len(sizes) > 1:
+        few, many = min(sizes), max(sizes)
+        yield Finding("incomplete_volume", "warning", f"Volumes have {few} to {many} slices: {sizes[few]} of "
+                      f"{len(groups)} with {few}.", "Check that the series was exported completely.")  # fmt: skip
+
+
+def _mixed(name: str, heads: Sequence[Frame], groups: Sequence[Group]) -> Finding:
+    describe = {
+        "matrix": lambda f: f"{f.columns}×{f.rows}",
+        "orientation": lambda f: "none" if f.row is None else f"normal {_list(normal(f).round(3).tolist())}",
+        "spacing": lambda f: "none" if f.spacing_mm is None else f"{f.spacing_mm[1]:g}×{f.spacing_mm[0]:g} mm",
+    }[name]
+    kinds = list(dict.fromkeys(describe(f) for f in heads))
+    shown = "; ".join(kinds[:4]) + (f"; {len(kinds) - 4} more" if len(kinds) > 4 else "")
+    code = "mixed_spacing" if name == "spacing" else f"mixed_{name}"
+    return Finding(code, "refusal", f"Slices differ in {name} ({shown}): they do not make one volume.",
+                   f"Convert with --split, which writes {len(groups)} volumes.")  # fmt: skip
+
+
+def _labels(groups: Sequence[Group]) -> str:
+    labels = [group.label for group in groups]
+    return ", ".join(labels) if len(labels) <= 8 else f"{', '.join(labels[:4])}, …, {labels[-1]}"
+
+
+def _list(values: Iterable[float]) -> str:
+    return ", ".join(f"{v:g}" for v in values)

@@ -1,0 +1,185 @@
+"""Which frames of a series make one volume.
+
+What cannot lie on one grid (matrix, orientation, pixel spacing, frame of reference, stack) is always told apart.
+Everything else (echo, time, b-value, acquisition, …) tells volumes apart only where slices would otherwise repeat a
+position: an ordinary CT keeps together although its acquisition number changes half way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from medseg3d.dicom.frames import Frame
+from medseg3d.dicom.ordering import distances_mm, position_ids
+from medseg3d.dicom.traits import RANKED, TRAITS, trait_label
+
+__all__ = ["ORIENTATION_TOLERANCE", "SPACING_TOLERANCE", "Group", "geometry_differences", "group_frames"]
+
+# Direction cosines are written with 4 to 16 digits; 0.001 is 0.06°, or 0.3 mm across a field of view of 300 mm.
+ORIENTATION_TOLERANCE = 1e-3
+# Relative; 0.1 % is 0.5 mm across 500 mm.
+SPACING_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Group:
+    """Frames that belong together.
+
+    Attributes:
+        label: what tells them from the other groups; "" for an only one.
+        frames: in file order.
+        part: number, from 1, of the part of the series that could lie on one grid.
+        ranked_by: the trait whose order, not value, told volumes apart; "" where none had to.
+    """
+
+    label: str
+    frames: tuple[Frame, ...]
+    part: int
+    ranked_by: str = ""
+
+
+def group_frames(frames: Sequence[Frame], reference_of: Callable[[Frame], str]) -> list[Group]:
+    """Groups of the frames of one series, in the order in which they were acquired.
+
+    ``reference_of`` gives a frame's frame of reference.
+    """
+    ordered = sorted(frames, key=_file_order)
+    parts = _parts(ordered, reference_of)
+    groups: list[Group] = []
+    for number, part in enumerate(parts, 1):
+        prefix = f"part{number}" if len(parts) > 1 else ""
+        groups += [
+            Group("_".join(filter(None, (prefix, *labels))), tuple(members), number, ranked)
+            for labels, members, ranked in _split_repeats(part)
+        ]
+    return _distinct(sorted(groups, key=lambda g: (g.part, _file_order(g.frames[0]))))
+
+
+def geometry_differences(heads: Sequence[Frame]) -> list[str]:
+    """Names of what differs between frames, each of another part: matrix, orientation, spacing."""
+    names = {
+        "matrix": len({(f.rows, f.columns) for f in heads}) > 1,
+        "orientation": any(not _same_orientation(heads[0], f) for f in heads[1:]),
+        "spacing": any(not _same_spacing(heads[0], f) for f in heads[1:]),
+    }
+    return [name for name, differs in names.items() if differs]
+
+
+def _file_order(frame: Frame) -> tuple[int, str, int, tuple[int, int]]:
+    return (frame.instance_number, frame.source.sop_instance_uid, frame.index, frame.tile or (0, 0))
+
+
+def _parts(frames: Sequence[Frame], reference_of: Callable[[Frame], str]) -> list[list[Frame]]:
+    """Frames that could lie on one grid together."""
+    parts: list[list[Frame]] = []
+    heads: dict[Hashable, list[list[Frame]]] = {}
+    stacks = Counter(frame.traits.get("stack") for frame in frames)
+    # Some writers number every frame as a stack of its own: that tells nothing apart.
+    use_stacks = min(stacks.values()) > 1
+    for frame in frames:
+        key = (frame.rows, frame.columns, reference_of(frame), frame.traits.get("stack") if use_stacks else None)
+        candidates = heads.setdefault(key, [])
+        for part in candidates:
+            if _same_orientation(part[0], frame) and _same_spacing(part[0], frame):
+                part.append(frame)
+                break
+        else:
+            candidates.append([frame])
+            parts.append(candidates[-1])
+    return parts
+
+
+def _same_orientation(a: Frame, b: Frame) -> bool:
+    if a.row is None or b.row is None or a.column is None or b.column is None:
+        return a.row == b.row and a.column == b.column
+    return all(abs(x - y) <= ORIENTATION_TOLERANCE for x, y in zip(a.row + a.column, b.row + b.column, strict=True))
+
+
+def _same_spacing(a: Frame, b: Frame) -> bool:
+    if a.spacing_mm is None or b.spacing_mm is None:
+        return a.spacing_mm == b.spacing_mm
+    return all(abs(x - y) <= SPACING_TOLERANCE * abs(x) for x, y in zip(a.spacing_mm, b.spacing_mm, strict=True))
+
+
+_Split = tuple[tuple[str, ...], list[Frame], str]
+
+
+def _split_repeats(frames: list[Frame]) -> list[_Split]:
+    """Split frames of one geometry by their traits until no position repeats, or nothing tells the repeats apart."""
+    unsplit: list[_Split] = [((), frames, "")]
+    if any(f.position_mm is None or f.row is None or f.column is None for f in frames):
+        return unsplit
+    ids = position_ids(distances_mm(frames))
+    repeats = Counter(ids.tolist())
+    most = max(repeats.values())
+    if most == 1 or len(repeats) == 1:
+        return unsplit
+    for name in TRAITS:
+        values = [frame.traits.get(name) for frame in frames]
+        distinct = list(dict.fromkeys(values))
+        if 1 < len(distinct) <= most and _separates(values, ids, distinct):
+            ranks = {value: rank for rank, value in enumerate(_in_order(distinct), 1)}
+            return [
+                ((trait_label(name, value, ranks[value]), *labels), members, ranked)
+                for value in distinct
+                for labels, members, ranked in _split_repeats(
+                    [f for f, v in zip(frames, values, strict=True) if v == value]
+                )
+            ]
+    return _split_by_rank(frames, ids, repeats) or unsplit
+
+
+def _separates(values: Sequence[Hashable], ids: np.ndarray, distinct: Sequence[Hashable]) -> bool:
+    """Whether a trait differs between frames at one position, and each of its values covers several positions."""
+    covered: dict[Hashable, set[int]] = {value: set() for value in distinct}
+    for value, position in zip(values, ids.tolist(), strict=True):
+        covered[value].add(position)
+    total = sum(map(len, covered.values()))
+    return min(map(len, covered.values())) > 1 and total > len(set(ids.tolist()))
+
+
+def _in_order(values: Sequence[Hashable]) -> list[Hashable]:
+    try:
+        return sorted(values)  # type: ignore[type-var]
+    except TypeError:
+        return sorted(values, key=str)
+
+
+def _split_by_rank(frames: list[Frame], ids: np.ndarray, repeats: Counter[int]) -> list[_Split]:
+    """Volumes by the order of the repeats in time, where every position has as many and each its own time."""
+    most = max(repeats.values())
+    if set(repeats.values()) != {most}:
+        return []
+    for name in RANKED:
+        if any(frame.traits.get(name) is None for frame in frames):
+            continue
+        keyed = sorted(zip(ids.tolist(), (f.traits[name] for f in frames), frames, strict=True), key=lambda x: x[:2])
+        volumes: list[list[Frame]] = [[] for _ in range(most)]
+        for _, members in groupby(keyed, key=lambda x: x[0]):
+            at_position = list(members)
+            if len({value for _, value, _ in at_position}) < most:
+                break
+            for volume, (_, _, frame) in zip(volumes, at_position, strict=True):
+                volume.append(frame)
+        else:
+            return [((trait_label(name, None, rank),), sorted(volume, key=_file_order), name)
+                    for rank, volume in enumerate(volumes, 1)]  # fmt: skip
+    return []
+
+
+def _distinct(groups: list[Group]) -> list[Group]:
+    """Labels made unique by a number where two are the same."""
+    counts = Counter(group.label for group in groups)
+    seen: Counter[str] = Counter()
+    result = []
+    for group in groups:
+        seen[group.label] += 1
+        repeated = counts[group.label] > 1
+        label = f"{group.label}_{seen[group.label]}".strip("_") if repeated else group.label
+        result.append(Group(label, group.frames, group.part, group.ranked_by))
+    return result

@@ -1,0 +1,275 @@
+"""Reading what a file says, without its pixels: single-frame images, multi-frame ones, and the rest."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ImplicitVRLittleEndian
+
+from medseg3d.dicom.attributes import PARSE_ERRORS, first, integer, items, number, numbers, text, texts, words
+from medseg3d.dicom.files import Inflated, Opener, is_dicom
+from medseg3d.dicom.frames import Frame, Header, PixelKeyword, PixelLayout, RealWorldMap
+from medseg3d.dicom.model import FileRef, SliceRef
+from medseg3d.dicom.mosaic import is_mosaic, mosaic_frames
+from medseg3d.dicom.traits import frame_traits
+from medseg3d.errors import DicomError
+
+__all__ = ["FILE_ERRORS", "Other", "Unreadable", "read_file", "reason_of"]
+
+FILE_ERRORS = (*PARSE_ERRORS, DicomError, zipfile.BadZipFile, zlib.error)
+
+_PIXEL_KEYWORDS: dict[int, PixelKeyword] = {
+    0x7FE00010: "PixelData",
+    0x7FE00008: "FloatPixelData",
+    0x7FE00009: "DoubleFloatPixelData",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file that is DICOM, or meant to be, and cannot be read."""
+
+    file: FileRef
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A DICOM object that is no image: reports, structure sets, segmentations, …"""
+
+    file: FileRef
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_uid: str
+    study_uid: str
+    modality: str
+    description: str
+    referenced_series: tuple[str, ...] = ()
+    patient_id: str = field(repr=False, default="")
+
+
+def read_file(ref: FileRef, opener: Opener) -> Header | Other | Unreadable | None:
+    """What a file is and says; None for a file that is not DICOM."""
+    try:
+        with opener.open(ref) as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            head = stream.read(140)
+            if not is_dicom(head):
+                return None
+            stream.seek(0)
+            return _read(ref, stream)
+    except FILE_ERRORS as error:
+        return Unreadable(ref, reason_of(error))
+
+
+def reason_of(error: BaseException) -> str:
+    """An error as one short line, for a message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}" if str(error) else type(error).__name__
+
+
+def _read(ref: FileRef, stream: BinaryIO) -> Header | Other | Unreadable:
+    ds = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+    sop_class, sop_uid = text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID")
+    if not sop_class and not sop_uid and not text(ds, "SeriesInstanceUID"):
+        return Unreadable(ref, "neither SOPClassUID, SOPInstanceUID nor SeriesInstanceUID: not a DICOM object")
+    if text(ds, "Modality") in ("SEG", "RTSTRUCT") or "Rows" not in ds or "Columns" not in ds:
+        return _other(ref, ds)
+    layout = _layout(ds, stream)
+    if layout is None:
+        return Unreadable(ref, "an image without pixel data: the file is cut short or holds the header alone")
+    return Header(
+        file=ref,
+        sop_class_uid=sop_class,
+        sop_instance_uid=sop_uid,
+        series_uid=text(ds, "SeriesInstanceUID"),
+        study_uid=text(ds, "StudyInstanceUID"),
+        frame_of_reference_uid=text(ds, "FrameOfReferenceUID"),
+        patient_id=words(ds, "PatientID"),
+        modality=text(ds, "Modality"),
+        description=words(ds, "SeriesDescription"),
+        series_number=integer(ds, "SeriesNumber"),
+        transfer_syntax=layout.transfer_syntax,
+        image_type=texts(ds, "ImageType"),
+        lossy=_lossy(ds),
+        burned_in=text(ds, "BurnedInAnnotation"),
+        unit=text(ds, "Units") or _rescale_type(ds),
+        padding=number(ds, "PixelPaddingValue", vr="SS" if layout.signed else "US"),
+        imager_spacing_mm=numbers(ds, "ImagerPixelSpacing"),
+        modality_lut=bool(items(ds, "ModalityLUTSequence")),
+        file_bytes=_size(stream),
+        frames=_frames(ref, ds, layout),
+        study_description=words(ds, "StudyDescription"),
+    )
+
+
+def _other(ref: FileRef, ds: Dataset) -> Other:
+    return Other(
+        ref,
+        text(ds, "SOPClassUID"),
+        text(ds, "SOPInstanceUID"),
+        text(ds, "SeriesInstanceUID"),
+        text(ds, "StudyInstanceUID"),
+        text(ds, "Modality"),
+        words(ds, "SeriesDescription") or words(ds, "StructureSetLabel"),
+        _referenced_series(ds),
+        words(ds, "PatientID"),
+    )
+
+
+def _referenced_series(ds: Dataset) -> tuple[str, ...]:
+    """Series that a SEG or RTSTRUCT names, each once."""
+    found = [text(item, "SeriesInstanceUID") for item in items(ds, "ReferencedSeriesSequence")]
+    for frame in items(ds, "ReferencedFrameOfReferenceSequence"):
+        for study in items(frame, "RTReferencedStudySequence"):
+            found += [text(item, "SeriesInstanceUID") for item in items(study, "RTReferencedSeriesSequence")]
+    return tuple(dict.fromkeys(uid for uid in found if uid))
+
+
+def _layout(ds: Dataset, stream: BinaryIO) -> PixelLayout | None:
+    located = _locate_pixels(ds, stream)
+    if located is None:
+        return None
+    keyword, offset, length, undefined = located
+    meta = getattr(ds, "file_meta", Dataset())
+    syntax = UID(text(meta, "TransferSyntaxUID") or ImplicitVRLittleEndian)
+    bits = integer(ds, "BitsAllocated") or {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword, 16)
+    stored = integer(ds, "BitsStored") or bits
+    high_bit = integer(ds, "HighBit")
+    tables = (ds.get("ExtendedOffsetTable"), ds.get("ExtendedOffsetTableLengths"))
+    return PixelLayout(
+        rows=integer(ds, "Rows") or 0,
+        columns=integer(ds, "Columns") or 0,
+        samples=integer(ds, "SamplesPerPixel") or 1,
+        frames=max(integer(ds, "NumberOfFrames") or 1, 1),
+        photometric=text(ds, "PhotometricInterpretation"),
+        bits_allocated=bits,
+        bits_stored=stored,
+        high_bit=stored - 1 if high_bit is None else high_bit,
+        signed=integer(ds, "PixelRepresentation") == 1,
+        keyword=keyword,
+        transfer_syntax="1.2.840.10008.1.2.1.99" if isinstance(stream, Inflated) else str(syntax),
+        offset=offset,
+        length=length,
+        encapsulated=undefined or (not syntax.is_private and syntax.is_transfer_syntax and syntax.is_compressed),
+        extended_offsets=tables if all(isinstance(t, bytes) for t in tables) else None,
+    )
+
+
+def _locate_pixels(ds: Dataset, stream: BinaryIO) -> tuple[PixelKeyword, int, int, bool] | None:
+    """Keyword, offset, length in the file, and whether the length is undefined, of the pixel data element."""
+    implicit, little = ds.original_encoding
+    order = "little" if little else "big"
+    start = stream.tell()
+    head = stream.read(12)
+    size = _size(stream)
+    if len(head) < 8:
+        return None
+    group, element = int.from_bytes(head[:2], order), int.from_bytes(head[2:4], order)  # type: ignore[arg-type]
+    keyword = _PIXEL_KEYWORDS.get(group << 16 | element)
+    if keyword is None:
+        return None
+    skip = 8 if implicit else 12
+    length = int.from_bytes(head[skip - 4 : skip], order)  # type: ignore[arg-type]
+    offset = start + skip
+    available = max(size - offset, 0)
+    return keyword, offset, min(length, available), length == 0xFFFFFFFF
+
+
+def _size(stream: BinaryIO) -> int:
+    return stream.seek(0, 2)
+
+
+def _lossy(ds: Dataset) -> str:
+    """How the image was compressed with loss, in words; "" where it was not."""
+    if text(ds, "LossyImageCompression") != "01":
+        return ""
+    method, ratio = "/".join(texts(ds, "LossyImageCompressionMethod")), number(ds, "LossyImageCompressionRatio")
+    return f"{method or 'method not given'}, {f'ratio {ratio:g}' if ratio else 'ratio not given'}"
+
+
+def _rescale_type(ds: Dataset) -> str:
+    found = text(ds, "RescaleType") or text(
+        first(first(ds, "SharedFunctionalGroupsSequence"), "PixelValueTransformationSequence"), "RescaleType"
+    )
+    return found or ("HU" if text(ds, "Modality") == "CT" else "")
+
+
+def _frames(ref: FileRef, ds: Dataset, layout: PixelLayout) -> tuple[Frame, ...]:
+    per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
+    if per_frame:
+        shared = first(ds, "SharedFunctionalGroupsSequence")
+        return tuple(_frame(ref, ds, layout, n, own, shared) for n, own in enumerate(per_frame[: layout.frames], 1))
+    if layout.frames == 1:
+        frame = _frame(ref, ds, layout, None, Dataset(), Dataset())
+        return mosaic_frames(ds, frame) if is_mosaic(ds) else (frame,)
+    # Frames without functional groups (ultrasound loops, fluoroscopy): nothing says where each lies.
+    source = _source(ref, ds, None)
+    return tuple(
+        Frame(SliceRef(ref, source.sop_class_uid, source.sop_instance_uid, n), layout, layout.rows, layout.columns,
+              None, None, None, None)
+        for n in range(1, min(layout.frames, _MAX_UNPLACED_FRAMES) + 1)
+    )  # fmt: skip
+
+
+# A header may claim any number of frames; those without a position are refused anyway and need not all be listed.
+_MAX_UNPLACED_FRAMES = 10_000
+
+
+def _source(ref: FileRef, ds: Dataset, frame: int | None) -> SliceRef:
+    return SliceRef(ref, text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID"), frame)
+
+
+def _frame(ref: FileRef, ds: Dataset, layout: PixelLayout, frame: int | None, own: Dataset, shared: Dataset) -> Frame:
+    """One frame from its own functional groups, those it shares, and the attributes of the instance, in this order."""
+
+    def macro(keyword: str) -> Dataset:
+        if frame is None:
+            return ds
+        found = items(own, keyword) or items(shared, keyword)
+        return found[0] if found else ds
+
+    position = numbers(macro("PlanePositionSequence"), "ImagePositionPatient")
+    orientation = numbers(macro("PlaneOrientationSequence"), "ImageOrientationPatient")
+    measures = macro("PixelMeasuresSequence")
+    spacing = numbers(measures, "PixelSpacing")
+    values = macro("PixelValueTransformationSequence")
+    real_world = _real_world(
+        macro("RealWorldValueMappingSequence") if frame else first(ds, "RealWorldValueMappingSequence")
+    )
+    slope, intercept = number(values, "RescaleSlope"), number(values, "RescaleIntercept")
+    if slope is None and intercept is None and real_world:
+        slope, intercept = real_world.slope, real_world.intercept
+    pitch = number(measures, "SpacingBetweenSlices")
+    traits, b_value, gradient = frame_traits(ds, own, shared, frame)
+    return Frame(
+        source=_source(ref, ds, frame),
+        layout=layout,
+        rows=layout.rows,
+        columns=layout.columns,
+        position_mm=position if position and len(position) == 3 else None,
+        row=orientation[:3] if orientation and len(orientation) == 6 else None,
+        column=orientation[3:] if orientation and len(orientation) == 6 else None,
+        spacing_mm=spacing if spacing and len(spacing) == 2 else None,
+        slope=1.0 if slope is None else slope,
+        intercept=0.0 if intercept is None else intercept,
+        real_world=real_world,
+        instance_number=integer(ds, "InstanceNumber") or 0,
+        thickness_mm=number(measures, "SliceThickness"),
+        pitch_mm=None if pitch is None else abs(pitch),
+        b_value=b_value,
+        gradient=gradient,
+        traits=traits,
+    )
+
+
+def _real_world(ds: Dataset) -> RealWorldMap | None:
+    slope, intercept = number(ds, "RealWorldValueSlope"), number(ds, "RealWorldValueIntercept")
+    if slope is None:
+        return None
+    return RealWorldMap(slope, intercept or 0.0, text(first(ds, "MeasurementUnitsCodeSequence"), "CodeValue"))

@@ -1,0 +1,115 @@
+"""Scanning a folder tree: headers only, many files at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg3d.dicom.assemble import assemble, pseudonym
+from medseg3d.dicom.files import Opener, find_files
+from medseg3d.dicom.frames import Annotated, Header, Series
+from medseg3d.dicom.headers import Other, Unreadable, read_file
+from medseg3d.dicom.model import FileRef
+
+__all__ = ["Scan", "scan"]
+
+# With fewer files one process is done before others have started.
+_PARALLEL_FILES = 600
+_FILES_A_TASK = 100
+
+_Result = Header | Other | Unreadable | None
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan found.
+
+    Attributes:
+        series: image series.
+        annotations: RTSTRUCT and SEG files.
+        unreadable: files that are DICOM and cannot be read, each with the reason.
+        other: DICOM objects that are neither images nor annotations.
+        ignored: number of files that are not DICOM.
+    """
+
+    series: tuple[Series, ...]
+    annotations: tuple[Annotated, ...]
+    unreadable: tuple[Unreadable, ...]
+    other: tuple[Other, ...]
+    ignored: int
+
+
+def scan(path: str | Path, *, workers: int | None = None, progress: Progress | None = None, key: str = "") -> Scan:
+    """Find the DICOM files below a folder, or in a zip archive, and say which series and volumes they make.
+
+    Reads headers, not pixels. DICOMDIR is ignored.
+
+    Args:
+        workers: processes; by default one for a few hundred files, then as many as there are cores.
+        progress: called with (files read, files in all), now and then.
+        key: secret for the pseudonyms of patients; see ``pseudonym``.
+
+    Raises:
+        DicomError: no such folder, or an archive that cannot be opened.
+    """
+    refs = find_files(path)
+    headers: list[Header] = []
+    others: list[Other] = []
+    unreadable: list[Unreadable] = []
+    ignored = 0
+    for n, result in enumerate(_read_all(refs, workers), 1):
+        match result:
+            case Header():
+                headers.append(result)
+            case Other():
+                others.append(result)
+            case Unreadable():
+                unreadable.append(result)
+            case None:
+                ignored += 1
+        if progress and (n % _FILES_A_TASK == 0 or n == len(refs)):
+            progress(n, len(refs))
+    annotations = [_annotated(o, key) for o in others if o.modality in ("SEG", "RTSTRUCT")]
+    other = [o for o in others if o.modality not in ("SEG", "RTSTRUCT")]
+    return Scan(assemble(headers, key=key), tuple(annotations), tuple(unreadable), tuple(other), ignored)
+
+
+def _annotated(other: Other, key: str) -> Annotated:
+    return Annotated(
+        file=other.file,
+        modality=other.modality,
+        sop_class_uid=other.sop_class_uid,
+        sop_instance_uid=other.sop_instance_uid,
+        series_uid=other.series_uid,
+        study_uid=other.study_uid,
+        description=other.description,
+        referenced_series=other.referenced_series,
+        patient=pseudonym(other.patient_id, key=key),
+        patient_id=other.patient_id,
+    )
+
+
+def _read_all(refs: Sequence[FileRef], workers: int | None) -> Iterator[_Result]:
+    tasks = [refs[n : n + _FILES_A_TASK] for n in range(0, len(refs), _FILES_A_TASK)]
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cores if len(refs) >= _PARALLEL_FILES and sys.platform == "linux" else 1
+    if workers == 1:
+        for task in tasks:
+            yield from _read_task(task)
+        return
+    method = "fork" if sys.platform == "linux" else None
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
+        for results in pool.map(_read_task, tasks):
+            yield from results
+
+
+def _read_task(refs: Sequence[FileRef]) -> list[_Result]:
+    with Opener() as opener:
+        return [read_file(ref, opener) for ref in refs]
