@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -12,23 +11,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, config, dcmread
+from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import RTStructureSetStorage
 
+from medseg3d.dicom.attributes import PARSE_ERRORS
+from medseg3d.dicom.files import Opener
 from medseg3d.dicom.model import FileRef
+from medseg3d.dicom.source import values_as_they_are
 from medseg3d.errors import DicomError
 
 __all__ = ["Contour", "Roi", "StructureSet", "read_structure_set"]
 
 CONTOUR_DATA = 0x30060050
 
-# What pydicom raises on damaged files, beside its own InvalidDicomError.
-DAMAGE = (
-    InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError,
-    IndexError, NotImplementedError, RecursionError, OverflowError, struct.error, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
+DAMAGE = (*PARSE_ERRORS, InvalidDicomError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -90,20 +88,13 @@ def read_structure_set(file: str | Path | FileRef) -> StructureSet:
     """
     reference = file if isinstance(file, FileRef) else FileRef(Path(file))
     try:
-        with config.disable_value_validation():  # a value out of the rules, such as too long a name, is no obstacle
-            return _structure_set(_dataset(reference), reference)
+        with values_as_they_are(), Opener() as opener, opener.open(reference) as stream:
+            return _structure_set(dcmread(stream), reference)
     except DAMAGE as error:
         raise DicomError(
             f"{reference}: not readable as an RTSTRUCT ({error or type(error).__name__}). "
             "Copy or export it again; it may be truncated."
         ) from error
-
-
-def _dataset(reference: FileRef) -> Dataset:
-    if not reference.member:
-        return dcmread(reference.path)
-    with zipfile.ZipFile(reference.path) as archive, archive.open(reference.member) as member:
-        return dcmread(member)
 
 
 def _structure_set(dataset: Dataset, reference: FileRef) -> StructureSet:
