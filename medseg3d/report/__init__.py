@@ -1,1 +1,5 @@
-"""Pictures and pages from results. No torch."""
+"""Pictures and reports of segmentations. No torch."""
+
+from medseg3d.report.evaluation import write_evaluation_report
+
+__all__ = ["write_evaluation_report"]

@@ -14,8 +14,13 @@ from numpy.typing import NDArray
 __all__ = ["CasePicture", "case_panel", "label_colours", "montage", "to_rgb"]
 
 PLANES = ("sagittal", "coronal", "axial")
-# Okabe and Ito's palette without its grey and black: told apart with any colour vision.
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
+# Okabe and Ito's seven colours, then those that lie farthest from all before them in CIELAB, seen with normal vision,
+# protanopia and deuteranopia (Machado et al. 2009). All are bright enough for a black picture and, with an outline,
+# dark enough for a white page.
+PALETTE = (
+    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#5A3CFF", "#00FF96", "#7878FF",
+    "#D2003C", "#A5F0D2", "#3CF0FF", "#F0965A", "#D200B4", "#2D7878", "#00D296", "#5A96F0", "#5A693C", "#B4F069",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class CasePicture:
 
 
 def label_colours(labels: Mapping[str, int]) -> dict[int, tuple[float, float, float]]:
-    """A colour for each label id, the same wherever the same labels are shown."""
+    """A colour for each label id, the same wherever the same labels are shown; the 21st label starts over."""
     from matplotlib.colors import to_rgb as colour
 
     return {label: colour(PALETTE[i % len(PALETTE)]) for i, label in enumerate(sorted(labels.values()))}

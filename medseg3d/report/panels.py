@@ -1,0 +1,191 @@
+"""Pictures of a case: what ``viewer.js`` needs to draw its planes and surfaces."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg3d.errors import CaseError
+from medseg3d.geometry import Affine
+from medseg3d.report.colours import Palette
+from medseg3d.report.surface import surface
+from medseg3d.report.volumes import (
+    Grid,
+    canonical,
+    encode_sheet,
+    grey_levels,
+    indexed,
+    onto_grid,
+    reduced,
+    windows,
+)
+from medseg3d.volume import Volume, label_map, read_volume, require_same_grid
+
+__all__ = ["Budget", "Panel", "panel", "read_grid"]
+
+# int16 holds ±3276 mm at this fineness.
+VERTEX_MM = 0.1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one case may cost: voxels shown, bytes of its picture, triangles of all its surfaces."""
+
+    voxels: int = 6_000_000
+    image_bytes: int = 1_300_000
+    triangles: int = 60_000
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One case to look at: ``payload`` is JSON for the script, ``notes`` are sentences for the reader."""
+
+    case: str
+    payload: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def read_grid(
+    reference: str | Path, prediction: str | Path, image: str | Path | Sequence[str | Path] | None
+) -> tuple[Grid, tuple[str, ...]]:
+    """Read a case onto the reference's grid; an image that cannot be read is left out, and the note says so.
+
+    Raises:
+        CaseError: the reference or the prediction cannot be read.
+    """
+    truth = read_volume(reference)
+    notes: list[str] = []
+    predicted = _on_grid_of(truth, read_volume(prediction), "prediction", notes)
+    picture: NDArray[Any] | None = None
+    if image:
+        first = image if isinstance(image, str | Path) else image[0]
+        try:
+            picture = _on_grid_of(truth, read_volume(first), "image", notes).voxels
+        except CaseError as error:
+            notes.append(f"The image is not shown: {_without_folder(str(error), Path(first))}")
+    else:
+        notes.append("The evaluation was given no images: only the labels are shown.")
+    return Grid(picture, label_map(truth), label_map(predicted), truth.affine), tuple(notes)
+
+
+def _on_grid_of(truth: Volume, other: Volume, name: str, notes: list[str]) -> Volume:
+    try:
+        require_same_grid(truth, other)
+    except CaseError:
+        notes.append(f"The {name} lies on another grid than the reference and was resampled for these pictures.")
+        shape, linear = truth.voxels.shape, name == "image"
+        voxels = onto_grid(other.voxels, other.affine, like=truth.affine, shape=shape, linear=linear)
+        return Volume(voxels, truth.affine, other.path)
+    return other
+
+
+def _without_folder(message: str, path: Path) -> str:
+    return message.replace(str(path), path.name)
+
+
+def panel(case: str, grid: Grid, palette: Palette, *, notes: Sequence[str] = (), budget: Budget | None = None) -> Panel:
+    """Everything that the page needs to show a case, at most about as large as ``budget`` says."""
+    budget = budget or Budget()
+    whole = canonical(grid)
+    shown = reduced(whole, max_voxels=budget.voxels)
+    ids = sorted(palette.by_id)
+    payload: dict[str, Any] = {
+        "case": case,
+        "shape": list(shown.reference.shape),
+        "spacing": [round(s, 5) for s in shown.spacing_mm],
+        "affine": shown.affine.round(5).tolist(),
+        "labels": [{"name": palette.names[i], "colour": palette.by_id[i]} for i in ids],
+        "reference": _bytes(indexed(shown.reference, ids)),
+        "prediction": _bytes(indexed(shown.prediction, ids)),
+        "wide": len(ids) > 255,
+        "centre": _centre(shown),
+        "image": _image(shown.image, budget) if shown.image is not None else None,
+        "surfaces": _surfaces(shown, ids, palette, budget.triangles),
+    }
+    return Panel(case, payload, (*notes, *_notes(whole, shown)))
+
+
+def _notes(whole: Grid, shown: Grid) -> list[str]:
+    notes = []
+    if not np.allclose(whole.spacing_mm, shown.spacing_mm):
+        sizes = "×".join(f"{s:.2f}" for s in shown.spacing_mm)
+        notes.append(f"Shown with voxels of {sizes} mm to keep this file small; the numbers come from the full grid.")
+    elif whole.reference.size != shown.reference.size:
+        notes.append("Cut to the labels and 25 mm around them to keep this file small.")
+    tilt = np.abs(whole.affine[:3, :3]) / np.linalg.norm(whole.affine[:3, :3], axis=0)
+    degrees = float(np.degrees(np.arccos(np.clip(tilt.max(axis=0), 0, 1)).max()))
+    if degrees > 2:
+        notes.append(f"The grid is oblique (up to {degrees:.0f}°): its own planes are shown, under the nearest names.")
+    return notes
+
+
+def _image(image: NDArray[Any], budget: Budget) -> Mapping[str, Any]:
+    levels, values = grey_levels(image)
+    sheet = encode_sheet(levels, max_bytes=budget.image_bytes)
+    return {
+        "url": sheet.url,
+        "columns": sheet.columns,
+        "levels": [round(float(v), 4) for v in values],
+        "windows": windows(image),
+    }
+
+
+def _centre(grid: Grid) -> list[int]:
+    """The slices to begin with: along each axis the one where most voxels are labelled differently.
+
+    Without a difference, the one with most of the label; the middle where nothing is labelled.
+    """
+    differs = grid.reference != grid.prediction
+    for chosen in (differs, grid.reference > 0):
+        if chosen.any():
+            sums = [chosen.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+            return [int(s.argmax()) for s in sums]
+    return [n // 2 for n in grid.reference.shape]
+
+
+def _surfaces(grid: Grid, ids: Sequence[int], palette: Palette, triangles: int) -> list[Mapping[str, Any]]:
+    """Surfaces of every label on both sides; larger ones get more triangles, by the root of their volume."""
+    from scipy.ndimage import find_objects
+
+    found = []
+    for side, voxels in (("reference", grid.reference), ("prediction", grid.prediction)):
+        boxes = find_objects(voxels, max_label=max(ids, default=0))
+        for i in ids:
+            box = boxes[i - 1] if i > 0 else None
+            if box is not None:
+                found.append((side, i, box, voxels[box] == i))
+    weights = np.sqrt([np.count_nonzero(mask) for *_, mask in found])
+    surfaces = []
+    for (side, i, box, mask), weight in zip(found, weights, strict=True):
+        offset = np.eye(4)
+        offset[:3, 3] = [part.start for part in box]
+        share = max(300, int(triangles * weight / weights.sum()))
+        surfaces.append(_surface(mask, grid.affine @ offset, side, i, palette, share))
+    return surfaces
+
+
+def _surface(
+    mask: NDArray[np.bool_], affine: Affine, side: str, label: int, palette: Palette, triangles: int
+) -> Mapping[str, Any]:
+    mesh = surface(mask, affine, max_triangles=triangles)
+    wide = len(mesh.vertices_mm) > np.iinfo(np.uint16).max
+    return {
+        "side": side,
+        "name": palette.names[label],
+        "colour": palette.by_id[label],
+        "vertices": _bytes(np.rint(mesh.vertices_mm / VERTEX_MM).astype(np.int16)),
+        "triangles": _bytes(mesh.triangles.astype(np.uint32 if wide else np.uint16)),
+        "wide": wide,
+    }
+
+
+def _bytes(values: NDArray[Any]) -> str:
+    """Little-endian bytes, the first axis running fastest for volumes (x, y, z) as a picture's rows do."""
+    ordered = values.ravel(order="F" if values.ndim == 3 else "C")
+    return base64.b64encode(ordered.astype(ordered.dtype.newbyteorder("<")).tobytes()).decode("ascii")

@@ -1,0 +1,72 @@
+"""Which cases deserve pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from medseg3d.report.words import number
+
+__all__ = ["Pick", "case_scores", "pick_cases"]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A case to be shown, and why: ``kind`` is worst, median or best, ``reason`` a phrase for its heading."""
+
+    case: str
+    kind: str
+    reason: str
+
+
+def case_scores(cases: pd.DataFrame) -> pd.DataFrame:
+    """One row a case, the worst first: ``dice`` (mean over its labels; NaN where all are empty), missed, spurious,
+    ``missed_ml`` (reference volume that was missed), the label with the lowest Dice and its value.
+    """
+    frame = cases.assign(
+        missed=(cases["status"] == "missed").astype(int),
+        spurious=(cases["status"] == "spurious").astype(int),
+        missed_ml=cases.get("reference_ml", 0.0) * (cases["status"] == "missed"),
+    )
+    grouped = frame.groupby("case", sort=False)
+    table = grouped.agg(
+        patient=("patient", "first"), dice=("dice", "mean"), missed=("missed", "sum"), spurious=("spurious", "sum"),
+        missed_ml=("missed_ml", "sum"),
+    )  # fmt: skip
+    lowest = (
+        frame.loc[frame["dice"].notna()].sort_values("dice", kind="stable").drop_duplicates("case").set_index("case")
+    )
+    table["worst_label"] = lowest["label"].reindex(table.index)
+    table["worst_dice"] = lowest["dice"].reindex(table.index)
+    return table.sort_values("dice", kind="stable", na_position="last")
+
+
+def pick_cases(cases: pd.DataFrame, *, worst: int = 3, best: int = 2) -> list[Pick]:
+    """The worst, the median and the best cases by mean Dice; no case twice.
+
+    Of the worst, one place is kept for the case that misses the most reference volume, since with many labels one
+    missed structure hardly moves the mean. Cases where every label is empty on both sides are not shown.
+    """
+    scores = case_scores(cases)
+    scores = scores[scores["dice"].notna()]
+    ranked = list(scores.index)
+    missing = scores[scores["missed"] > 0].sort_values("missed_ml", ascending=False, kind="stable")
+    low = ranked[:worst]
+    if len(missing) and missing.index[0] not in low:
+        low = [*low[: worst - 1], missing.index[0]]
+    rest = [case for case in ranked if case not in low]
+    middle = [ranked[(len(ranked) - 1) // 2]] if ranked and ranked[(len(ranked) - 1) // 2] in rest else []
+    high = [case for case in reversed(rest) if case not in middle][:best]
+    chosen = [*((c, "worst") for c in low), *((c, "median") for c in middle), *((c, "best") for c in high)]
+    return [Pick(case, kind, _reason(scores.loc[case])) for case, kind in chosen]
+
+
+def _reason(row: pd.Series) -> str:
+    reason = f"mean Dice {number(row['dice'])}"
+    if row["missed"]:
+        structures = "structure" if row["missed"] == 1 else "structures"
+        reason += f", {row['missed']} {structures} missed ({number(row['missed_ml'], 1)} ml)"
+    if row["spurious"]:
+        reason += f", {row['spurious']} spurious"
+    return reason

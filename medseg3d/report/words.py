@@ -1,0 +1,157 @@
+"""Numbers as text, and what the metrics are called and mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["EMPTY_POLICY", "METRICS", "MetricText", "count", "interval", "metric_text", "number", "p_value", "quantity"]
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class MetricText:
+    """How a metric is shown.
+
+    Attributes:
+        key: its column in ``cases.csv``.
+        title: its name in a heading, without the unit.
+        unit: ``"mm"``, ``"ml"`` or nothing.
+        better: where a good value lies.
+        digits: after the decimal point.
+        meaning: one sentence, with its source.
+    """
+
+    key: str
+    title: str
+    unit: str
+    better: Literal["higher", "lower", "zero", ""]
+    digits: int
+    meaning: str
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+METRICS: tuple[MetricText, ...] = (
+    MetricText("dice", "Dice", "", "higher", 3, "Overlap, 2·|A∩B| / (|A|+|B|): 1 is equal, 0 is disjoint (Dice 1945)."),
+    MetricText("nsd", "NSD", "", "higher", 3, "Normalised surface distance: the share of both surfaces that lies within "
+               "the tolerance of the other (Nikolov et al. 2018). The tolerance stands beside the label."),
+    MetricText("hd95_mm", "HD95", "mm", "lower", 1, "95th percentile of the distance from one surface to the other, the "
+               "greater of the two directions. Infinite where one side is empty."),
+    MetricText("hd95_weighted_mm", "HD95 by area", "mm", "lower", 1, "HD95 with every piece of surface weighted by its "
+               "area, as in DeepMind's surface-distance."),
+    MetricText("assd_mm", "ASSD", "mm", "lower", 2, "Average symmetric surface distance: mean over both surfaces of the "
+               "distance to the other."),
+    MetricText("hd_mm", "HD", "mm", "lower", 1, "Hausdorff distance: the farthest point of either surface from the other."),
+    MetricText("sensitivity", "Sensitivity", "", "higher", 3, "Share of the reference that was found, |A∩B| / |reference|."),
+    MetricText("precision", "Precision", "", "higher", 3, "Share of the prediction that is right, |A∩B| / |prediction|."),
+    MetricText("specificity", "Specificity", "", "higher", 4, "Share of the voxels outside the reference that were left out."),
+    MetricText("iou", "IoU", "", "higher", 3, "Intersection over union, |A∩B| / |A∪B| (Jaccard 1912)."),
+    MetricText("volume_difference_ml", "Volume difference", "ml", "zero", 2, "Prediction minus reference, in millilitres."),
+    MetricText("relative_volume_difference", "Relative volume difference", "", "zero", 3, "Prediction minus reference, "
+               "divided by the reference."),
+    MetricText("centre_distance_mm", "Centre distance", "mm", "lower", 1, "Distance between the two centres of mass."),
+    MetricText("volume_ml", "Volume", "ml", "", 2, "Volume of the prediction in millilitres."),
+    MetricText("reference_ml", "Reference volume", "ml", "", 2, "Volume of the reference in millilitres."),
+    MetricText("lesion_f1", "Lesion F1", "", "higher", 3, "Harmonic mean of the sensitivity and precision of finding "
+               "lesions, by connected components and an overlap threshold."),
+    MetricText("lesion_sensitivity", "Lesion sensitivity", "", "higher", 3, "Share of the lesions that were found."),
+    MetricText("lesion_precision", "Lesion precision", "", "higher", 3, "Share of the predicted lesions that are real."),
+)  # fmt: skip
+
+# Read by the page's section on definitions; the names are those of the column ``status``.
+EMPTY_POLICY: tuple[tuple[str, str], ...] = (
+    ("both empty", "Reference and prediction lack the structure: nothing to score. It is counted, and left out of means."),
+    ("missed", "Only the reference has it: Dice, IoU, NSD and sensitivity are 0, distances infinite."),
+    ("spurious", "Only the prediction has it: Dice, IoU, NSD and precision are 0, distances infinite."),
+    ("infinite distances", "They rank last in medians and quartiles, and no mean of a distance is given where one is "
+     "infinite: a mean that left them out would improve as more is missed."),
+)  # fmt: skip
+
+_BY_KEY = {metric.key: metric for metric in METRICS}
+
+
+def metric_text(key: str) -> MetricText:
+    """The text of a metric; one that is not known here goes by its column's name.
+
+    >>> metric_text("hd95_mm").heading
+    'HD95 (mm)'
+    >>> metric_text("bone_loss_mm").heading
+    'Bone loss (mm)'
+    """
+    if key in _BY_KEY:
+        return _BY_KEY[key]
+    unit = next((u for u in ("mm", "ml") if key.endswith(f"_{u}")), "")
+    title = key.removesuffix(f"_{unit}").replace("_", " ").capitalize()
+    return MetricText(key, title, unit, "", 3, "")
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number for a table: a dash where it is not defined, ∞ where it is infinite, a true minus sign.
+
+    >>> number(0.87654), number(None), number(float("inf")), number(-2.0, 1), number(-0.0004)
+    ('0.877', '–', '∞', '−2.0', '0.000')
+    """
+    if value is None or math.isnan(value):
+        return NONE
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:,.{digits}f}".replace(",", "\u202f")
+    return text.lstrip("-") if not text.strip("-0.") else text.replace("-", "−")
+
+
+def quantity(value: Any, metric: MetricText) -> str:
+    """A number with its unit.
+
+    >>> quantity(3.25, metric_text("hd95_mm"))
+    '3.2 mm'
+    """
+    text = number(value, metric.digits)
+    return f"{text} {metric.unit}" if metric.unit and text != NONE else text
+
+
+def interval(bounds: Sequence[float] | None, digits: int = 3) -> str:
+    """Two bounds for a table; nothing where there are none.
+
+    >>> interval([0.8612, 0.8801]), interval(None)
+    ('0.861 to 0.880', '')
+    """
+    if not bounds or any(bound is None for bound in bounds):
+        return ""
+    return f"{number(bounds[0], digits)} to {number(bounds[1], digits)}"
+
+
+def p_value(value: Any) -> str:
+    """A p-value as journals print it.
+
+    >>> p_value(0.0321), p_value(2e-9), p_value(None)
+    ('0.032', '< 0.001', '–')
+    """
+    if value is None or math.isnan(value):
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(n: int, singular: str, plural: str = "") -> str:
+    """A number of things.
+
+    >>> count(1, "case"), count(1200, "case"), count(0, "missed structure")
+    ('1 case', '1\u202f200 cases', '0 missed structures')
+    """
+    return f"{n:,} {singular if n == 1 else plural or singular + 's'}".replace(",", "\u202f")
+
+
+def finite(value: Any) -> float | None:
+    """The value as a finite float, or None: what JSON can hold."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def text_of(mapping: Mapping[str, Any], key: str) -> str:
+    """A field of a JSON object as text, empty where it is missing."""
+    value = mapping.get(key)
+    return "" if value is None else str(value)
