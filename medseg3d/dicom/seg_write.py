@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.model import SeriesGrid
 from medseg3d.dicom.naming import MAX_ID, Naming
 from medseg3d.dicom.seg_sources import frame_numbers, read_sources, renumber_frames
+from medseg3d.dicom.source import copy_source_modules, values_as_they_are
 from medseg3d.errors import DicomError
 from medseg3d.files import whole_or_not_at_all
 
@@ -106,10 +106,10 @@ def write_seg(
     sources = read_sources(grid)
     pixels = np.ascontiguousarray(_segment_numbers(mask, labels, kind).transpose(2, 1, 0))
     description = _text(series_description, "series description")
-    with _highdicom_as_error(grid), warnings.catch_warnings():
-        # highdicom warns of values that the images themselves have wrong; they are copied as they are.
-        warnings.simplefilter("ignore", UserWarning)
+    with _highdicom_as_error(grid), values_as_they_are():
         seg = _build(pixels, sources, labels, kind, coded, algorithm or Algorithm(), description, series_number)
+        # highdicom copies fewer attributes of patient and study, and keeps a character set that may lack letters.
+        copy_source_modules(sources[0], seg, grid)
         numbers = frame_numbers(grid)
         if numbers is not None:
             renumber_frames(seg, numbers)
@@ -188,9 +188,11 @@ def _described(name: str, number: int, code: LabelCode, algorithm: Algorithm) ->
 
 @contextmanager
 def _highdicom_as_error(grid: SeriesGrid) -> Iterator[None]:
-    """Turn highdicom's refusals of the images into a message; those of disk and memory stay what they are."""
+    """Turn highdicom's refusals of the images, and the disk's of the file, into a message."""
     try:
         yield
+    except OSError as error:
+        raise DicomError(f"The SEG cannot be written: {error}") from error
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise DicomError(
             f"No SEG can be written over series {grid.series_uid}: {error} Its images lack what a "
