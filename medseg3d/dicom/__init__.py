@@ -7,6 +7,8 @@ from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.model import DicomVolume, FileRef, SeriesGrid, SliceRef
 
 if TYPE_CHECKING:
+    from medseg3d.dicom.conversion import Converted, ConvertOptions
+    from medseg3d.dicom.converting import convert
     from medseg3d.dicom.frames import Annotated, Frame, Series, SeriesInfo, Stack
     from medseg3d.dicom.rescale import ValueRangeError
     from medseg3d.dicom.scanning import Scan, scan
@@ -15,12 +17,15 @@ if TYPE_CHECKING:
 # Where each function lives. It is imported when it is asked for: importing the package takes no pydicom.
 _HOMES = {
     "Annotated": "frames",
+    "ConvertOptions": "conversion",
+    "Converted": "conversion",
     "Frame": "frames",
     "Scan": "scanning",
     "Series": "frames",
     "SeriesInfo": "frames",
     "Stack": "frames",
     "ValueRangeError": "rescale",
+    "convert": "converting",
     "iter_slices": "volume",
     "read_series": "volume",
     "read_stack": "volume",
@@ -30,6 +35,8 @@ _HOMES = {
 
 __all__ = [
     "Annotated",
+    "ConvertOptions",
+    "Converted",
     "DicomVolume",
     "FileRef",
     "Finding",
@@ -41,6 +48,7 @@ __all__ = [
     "SliceRef",
     "Stack",
     "ValueRangeError",
+    "convert",
     "iter_slices",
     "read_series",
     "read_stack",

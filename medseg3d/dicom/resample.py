@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medseg3d.errors import DicomError, GeometryError
 from medseg3d.geometry import Affine, lps_to_ras
 
-__all__ = ["MAX_GAP_MM", "Resampling", "SliceLattice", "plan_resampling", "resampled"]
+__all__ = ["MAX_GAP_MM", "Resampling", "SliceLattice", "Vector", "plan_resampling", "resampled"]
 
 # A gap is filled by guessing what lies in it. Ten millimetres are two slices of a common CT, and less than most organs;
 # a larger gap can hide a whole lesion, so that one must ask for it.

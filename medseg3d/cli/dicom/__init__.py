@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from medseg3d.cli.dicom.convert import convert
 from medseg3d.cli.dicom.deidentify import deidentify
+from medseg3d.cli.dicom.rtstruct import rtstruct
 from medseg3d.cli.dicom.seg import seg
 
 __all__ = ["app"]
@@ -14,5 +16,7 @@ app = typer.Typer(
     help="Read DICOM series and annotations, write masks back as SEG and RTSTRUCT, de-identify.",
     no_args_is_help=True,
 )
+app.command("convert")(convert)
 app.command("deidentify")(deidentify)
+app.command("rtstruct")(rtstruct)
 app.command("seg")(seg)

@@ -1,0 +1,79 @@
+"""What a conversion is asked for, and what comes of each volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from medseg3d.dicom.findings import Finding
+from medseg3d.dicom.frames import SeriesInfo
+from medseg3d.dicom.labels import LabelRules
+from medseg3d.dicom.resample import MAX_GAP_MM
+
+__all__ = ["ConvertOptions", "Converted", "Progress", "Status"]
+
+Status = Literal["written", "left out", "refused"]
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What a conversion does beyond the plain case.
+
+    Attributes:
+        suffix: ``.nii.gz`` or ``.nii``.
+        resample: bring gaps, uneven spacing and tilt onto a regular grid instead of refusing them.
+        max_gap_mm: the largest gap that is interpolated over.
+        split: write each part of a series of mixed orientation, matrix or spacing.
+        four_d: one file of the stacks of a series that lie on one grid.
+        keep_uids: write UIDs and file names into sidecars; without, UIDs are hashed and file names left out.
+        labels: how segments of annotations become labels.
+        series_uid: convert this series only: its UID, or the hash that sidecars have; "" for all.
+        annotation: file name or SOPInstanceUID of the only annotation to take; "" for all.
+        force: replace files that exist.
+    """
+
+    suffix: Literal[".nii.gz", ".nii"] = ".nii.gz"
+    resample: bool = False
+    max_gap_mm: float = MAX_GAP_MM
+    split: bool = False
+    four_d: bool = False
+    keep_uids: bool = False
+    labels: LabelRules = field(default_factory=LabelRules)
+    series_uid: str = ""
+    annotation: str = ""
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of one volume.
+
+    Attributes:
+        name: of its files, without suffix.
+        series: where it comes from.
+        status: ``written``; ``left out`` where nobody meant a volume (a localizer, a screenshot, one slice);
+            or ``refused``.
+        slices: number of source slices.
+        shape: of the written image; () where there is none.
+        spacing_mm: of the written image.
+        image, label: the files; None where there is none.
+        findings: why it was refused, and what is to know about it; a refusal beside a written image concerns its label.
+    """
+
+    name: str
+    series: SeriesInfo
+    status: Status
+    slices: int
+    findings: tuple[Finding, ...]
+    shape: tuple[int, ...] = ()
+    spacing_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    image: Path | None = None
+    label: Path | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether something that was wanted is not there: the image, or its label."""
+        return self.status != "left out" and any(f.severity == "refusal" for f in self.findings)

@@ -1,0 +1,106 @@
+"""Series to NIfTI with a sidecar each, and label maps where the study has annotations.
+
+::
+
+    OUT/images/<patient>_<number>_<description>.nii.gz     the volume
+    OUT/images/<patient>_<number>_<description>.json       its sidecar
+    OUT/labels/<patient>_<number>_<description>.nii.gz     label map of the annotations that refer to the series
+    OUT/labels.json                                        name of each label → id
+
+``medseg3d datalist build OUT --labels OUT/labels.json`` makes a data list of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg3d.dicom.conversion import Converted, ConvertOptions, Progress, Status
+from medseg3d.dicom.frames import Annotated, Series
+from medseg3d.dicom.jobs import Refusal, jobs_of
+from medseg3d.dicom.names import volume_names
+from medseg3d.dicom.scanning import Scan, scan
+from medseg3d.dicom.sidecar import hashed_uid
+from medseg3d.dicom.volume_files import VolumeWriter
+from medseg3d.errors import DicomError
+
+__all__ = ["convert", "convert_scan", "unmatched_annotations"]
+
+# A finding of this code alone says that nobody meant a volume: a localizer, a screenshot, a single slice.
+NOT_A_VOLUME = "not_a_volume"
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    options: ConvertOptions | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> list[Converted]:
+    """Convert every image series at ``source`` that makes a volume; refused ones are in the result, not raised.
+
+    Args:
+        source: a folder tree, a file or a zip archive.
+        out: folder for ``images/``, ``labels/`` and ``labels.json``; made if absent.
+        options: see ``ConvertOptions``.
+        workers: threads that read, decode and compress; None for one a CPU core.
+        progress: called after each volume with how many are done and how many there are.
+
+    Raises:
+        DicomError: ``source`` does not exist, or holds no image series (of that UID).
+    """
+    return convert_scan(scan(source, workers=workers), out, options=options, workers=workers, progress=progress)
+
+
+def convert_scan(
+    found: Scan,
+    out: str | Path,
+    *,
+    options: ConvertOptions | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> list[Converted]:
+    """``convert`` for a folder that is scanned already."""
+    options = options or ConvertOptions()
+    outcomes = [
+        outcome
+        for series in _chosen(found.series, options.series_uid)
+        for outcome in jobs_of(
+            series,
+            split=options.split,
+            resample=options.resample,
+            max_gap_mm=options.max_gap_mm,
+            four_d=options.four_d,
+        )
+    ]
+    names = volume_names([(outcome.series, outcome.label) for outcome in outcomes])
+    writer = VolumeWriter(Path(out), options, found.annotations, workers)
+    results = []
+    for name, outcome in zip(names, outcomes, strict=True):
+        results.append(_refused(name, outcome) if isinstance(outcome, Refusal) else writer.write(name, outcome))
+        if progress is not None:
+            progress(len(results), len(outcomes))
+    return results
+
+
+def unmatched_annotations(found: Scan) -> list[Annotated]:
+    """Annotations that refer to none of the series that were found: no label map is made of them."""
+    known = {series.uid for series in found.series}
+    return [file for file in found.annotations if not known & set(file.referenced_series)]
+
+
+def _chosen(series: Sequence[Series], uid: str) -> list[Series]:
+    if not series:
+        raise DicomError("There is no DICOM image series here.")
+    chosen = [s for s in series if uid in ("", s.uid, hashed_uid(s.uid))]
+    if not chosen:
+        listed = "\n".join(f"  {s.uid}  {s.modality}  {s.description}" for s in series)
+        raise DicomError(f"No series here has the UID {uid}. There are:\n{listed}")
+    return chosen
+
+
+def _refused(name: str, refusal: Refusal) -> Converted:
+    reasons = {f.code for f in refusal.findings if f.severity == "refusal"}
+    status: Status = "left out" if reasons == {NOT_A_VOLUME} else "refused"
+    return Converted(name, refusal.series, status, refusal.slices, refusal.findings)

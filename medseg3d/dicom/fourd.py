@@ -1,0 +1,84 @@
+"""Stacks of one series that lie on one grid, as one file with a fourth axis: time, diffusion weight, echo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg3d.dicom.frames import Stack
+from medseg3d.geometry import grid_distance_mm
+from medseg3d.volume import GRID_TOLERANCE_MM
+
+__all__ = ["common_dtype", "diffusion_of", "equal_grids", "seconds_between"]
+
+# Times of volumes that are apart by less than this part of the usual step are evenly apart.
+EVEN = 0.05
+
+
+def equal_grids(stacks: Sequence[Stack]) -> Iterator[list[Stack]]:
+    """Groups of stacks whose voxels are at the same places; stacks without a grid stay alone.
+
+    The order within a group is that of the series: acquisition, or the value that tells its stacks apart.
+    """
+    groups: list[list[Stack]] = []
+    for stack in stacks:
+        group = next((g for g in groups if _same_grid(g[0], stack)), None)
+        if group is None:
+            groups.append([stack])
+        else:
+            group.append(stack)
+    yield from groups
+
+
+def common_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
+    """The type that holds the values of all: integers where all are, else float32.
+
+    >>> common_dtype([np.dtype("int16"), np.dtype("uint16")])
+    dtype('int32')
+    """
+    joined = np.result_type(*dtypes)
+    return joined if joined.kind in "iu" else np.dtype(np.float32)
+
+
+def diffusion_of(stacks: Sequence[Stack]) -> tuple[list[float], NDArray[np.float64]] | None:
+    """b-values (s/mm²) and directions in LPS, shape (n, 3), of diffusion volumes; None where one lacks its b-value.
+
+    A volume without direction, as one without weighting or a trace image has none, gets zeros.
+    """
+    b_values = [_single({frame.b_value for frame in stack.frames}) for stack in stacks]
+    known = [b for b in b_values if b is not None]
+    if len(known) < len(stacks) or not any(known):
+        return None
+    directions = [_single({frame.gradient for frame in stack.frames}) or (0.0, 0.0, 0.0) for stack in stacks]
+    return known, np.array(directions, dtype=np.float64)
+
+
+def seconds_between(times_s: Sequence[float | None]) -> float | None:
+    """The step of volumes in time; None where a time is not known, or they are not evenly apart.
+
+    >>> seconds_between([10.0, 12.5, 15.0])
+    2.5
+    >>> seconds_between([10.0, 12.5, 25.0]) is None
+    True
+    """
+    known = [time for time in times_s if time is not None]
+    if len(known) < len(times_s) or len(known) < 2:
+        return None
+    steps = [b - a for a, b in pairwise(known)]
+    usual = float(np.median(steps))
+    even = usual > 0 and all(abs(step - usual) <= EVEN * usual for step in steps)
+    return (known[-1] - known[0]) / len(steps) if even else None
+
+
+def _same_grid(a: Stack, b: Stack) -> bool:
+    if a.grid is None or b.grid is None or a.grid.shape != b.grid.shape:
+        return False
+    return grid_distance_mm(a.grid.affine_ras, b.grid.affine_ras, a.grid.shape) <= GRID_TOLERANCE_MM
+
+
+def _single(values: set[Any]) -> Any:
+    return next(iter(values)) if len(values) == 1 else None
