@@ -9,6 +9,7 @@ from medseg3d.dicom.model import DicomVolume, FileRef, SeriesGrid, SliceRef
 if TYPE_CHECKING:
     from medseg3d.dicom.conversion import Converted, ConvertOptions
     from medseg3d.dicom.converting import convert
+    from medseg3d.dicom.deidentifying import Deidentified, deidentify
     from medseg3d.dicom.frames import Annotated, Frame, Series, SeriesInfo, Stack
     from medseg3d.dicom.rescale import ValueRangeError
     from medseg3d.dicom.scanning import Scan, scan
@@ -19,6 +20,7 @@ _HOMES = {
     "Annotated": "frames",
     "ConvertOptions": "conversion",
     "Converted": "conversion",
+    "Deidentified": "deidentifying",
     "Frame": "frames",
     "Scan": "scanning",
     "Series": "frames",
@@ -26,6 +28,7 @@ _HOMES = {
     "Stack": "frames",
     "ValueRangeError": "rescale",
     "convert": "converting",
+    "deidentify": "deidentifying",
     "iter_slices": "volume",
     "read_series": "volume",
     "read_stack": "volume",
@@ -37,6 +40,7 @@ __all__ = [
     "Annotated",
     "ConvertOptions",
     "Converted",
+    "Deidentified",
     "DicomVolume",
     "FileRef",
     "Finding",
@@ -49,6 +53,7 @@ __all__ = [
     "Stack",
     "ValueRangeError",
     "convert",
+    "deidentify",
     "iter_slices",
     "read_series",
     "read_stack",

@@ -59,12 +59,13 @@ class _Cleaner:
 def clean_dataset(dataset: Dataset, *, pseudonyms: Pseudonyms, options: Options = Options()) -> Changes:
     """Apply the profile to a data set in place, sequences included, and count what was done.
 
-    UIDs become those of ``pseudonyms``, patient id and name its pseudonym; private, unknown and undecodable attributes
-    go; text that stays is searched for names, ids and dates of this file. The file meta information is not touched:
-    write a new one.
+    UIDs become those of ``pseudonyms``; patient id and name become its pseudonym, also where there was none, so that
+    patients stay apart; private, unknown and undecodable attributes go; text that stays is searched for names, ids and
+    dates of this file. The file meta information is not touched: write a new one.
     """
     cleaner = _Cleaner(pseudonyms, options, identity_of(dataset), identifiers_of(dataset))
     _clean(dataset, cleaner)
+    dataset.PatientID = dataset.PatientName = pseudonyms.patient(cleaner.identity)
     return cleaner.changes
 
 
@@ -118,7 +119,7 @@ def _clean(dataset: Dataset, cleaner: _Cleaner, *, dummy: bool = False) -> None:
         action = action_of(int(tag), vr, cleaner.options)
         if dummy and action in ("keep", "clean", "shift", "empty") and vr not in ("SQ", "UI"):
             action = "dummy"
-        if action == "keep" and vr not in TEXT_VRS and vr not in ("SQ", "UI"):
+        if action == "keep" and vr not in TEXT_VRS and vr not in ("AS", "SQ", "UI"):
             continue
         element = None if action == "remove" else _decoded(dataset, tag)
         if element is None:

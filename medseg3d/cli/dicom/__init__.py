@@ -7,7 +7,6 @@ import typer
 from medseg3d.cli.dicom.convert import convert
 from medseg3d.cli.dicom.deidentify import deidentify
 from medseg3d.cli.dicom.rtstruct import rtstruct
-from medseg3d.cli.dicom.rtstruct import rtstruct
 from medseg3d.cli.dicom.seg import seg
 
 __all__ = ["app"]
@@ -19,6 +18,5 @@ app = typer.Typer(
 )
 app.command("convert")(convert)
 app.command("deidentify")(deidentify)
-app.command("rtstruct")(rtstruct)
 app.command("rtstruct")(rtstruct)
 app.command("seg")(seg)
