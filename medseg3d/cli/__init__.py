@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from medseg3d.cli import bundle, datalist, demo, dicom, phantom, segment
+from medseg3d.cli import bundle, compare, datalist, demo, dicom, evaluate, phantom, segment
 from medseg3d.errors import MedsegError
 
 __all__ = ["app", "main"]
@@ -31,6 +31,8 @@ app.command("phantom")(phantom.phantom)
 app.add_typer(datalist.app, name="datalist")
 app.add_typer(dicom.app, name="dicom")
 app.command("segment")(segment.segment)
+app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.add_typer(bundle.app, name="bundle")
 
 

@@ -6,6 +6,7 @@ same cases against each other.
 """
 
 from medseg3d.evaluation.attributes import read_attributes
+from medseg3d.evaluation.comparison import Comparison, compare_runs
 from medseg3d.evaluation.model import EvaluationCase, LabelScore, Problem, Scoring
 from medseg3d.evaluation.pairing import (
     Pairing,
@@ -20,12 +21,14 @@ from medseg3d.evaluation.pairing import (
 from medseg3d.evaluation.run import Summary, evaluate, make_scoring, run_evaluation, score_case
 
 __all__ = [
+    "Comparison",
     "EvaluationCase",
     "LabelScore",
     "Pairing",
     "Problem",
     "Scoring",
     "Summary",
+    "compare_runs",
     "evaluate",
     "find_labels",
     "make_scoring",

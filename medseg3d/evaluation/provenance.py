@@ -17,7 +17,7 @@ from medseg3d.errors import UsageError
 from medseg3d.evaluation.model import CaseResult
 from medseg3d.evaluation.pairing import sidecar_of
 
-__all__ = ["command_line", "provenance", "read_run"]
+__all__ = ["command_line", "provenance", "read_run", "versions"]
 
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "SimpleITK", "edt", "connected-components-3d", "plotly")
 # Of a run's configuration, what a reader of a result asks for; all of it is in run.json.
@@ -44,12 +44,7 @@ def provenance(
         settings: of the evaluation itself.
     """
     sidecars = [sidecar_of(result.case.prediction) for result in results if result.scores]
-    content = {
-        "medseg3d": version("medseg3d"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "command": command_line(),
+    content = versions() | {
         "started": started.isoformat(timespec="seconds"),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
         "data_sha256": _data_sha256(results),
@@ -60,6 +55,17 @@ def provenance(
         "settings": dict(settings),
     }
     return content | ({"training": _training(run)} if run is not None else {})
+
+
+def versions() -> dict[str, Any]:
+    """What computes: versions of this package, Python, the platform and other packages; and the command."""
+    return {
+        "medseg3d": version("medseg3d"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "command": command_line(),
+    }
 
 
 def read_run(run: Path) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def _existing(case: EvaluationCase) -> tuple[Path, Path]:
     if case.prediction is None:
         raise RefusedError(
             "missing-prediction",
-            "There is no prediction named after the case. Segment it, too, or leave it out of the reference.",
+            "There is no prediction of this name. Segment the case, too, or leave it out of the reference.",
         )
     if not case.prediction.is_file():
         raise RefusedError("missing-prediction", f"{case.prediction}: no such file. Segment the case, too.")

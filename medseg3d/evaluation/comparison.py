@@ -1,0 +1,306 @@
+"""Methods compared on the same cases: from evaluation folders to a comparison folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medseg3d.datalist.model import shorten
+from medseg3d.errors import UsageError
+from medseg3d.evaluation.files import read_cases, write_table
+from medseg3d.evaluation.provenance import versions
+from medseg3d.evaluation.summary import SCHEMA as EVALUATION_SCHEMA
+from medseg3d.evaluation.summary import json_number
+from medseg3d.files import write_json
+from medseg3d.statistics import LEVEL, RESAMPLES, PairedTest, holm, paired_test, rank_methods
+
+__all__ = ["HIGHER", "LOWER", "SCHEMA", "Comparison", "compare_runs"]
+
+SCHEMA = "medseg3d.comparison/1"
+
+HIGHER = ("dice", "iou", "sensitivity", "precision", "nsd", "lesion_f1", "lesion_sensitivity", "lesion_precision")
+LOWER = (
+    "hd_mm", "hd95_mm", "hd95_weighted_mm", "assd_mm", "centre_distance_mm", "absolute_volume_difference_ml",
+    "lesion_false_positives",
+)  # fmt: skip
+# Two references of one case: the same file up to the rounding of a volume.
+SAME_VOLUME = 1e-6
+
+FAMILY = "Holm's adjustment over all labels and pairs of methods, for each metric"
+TEST = (
+    "two-sided Wilcoxon signed-rank test on patients' mean differences; differences of zero are ranked and left out of "
+    "the sums (Pratt); an infinite difference is the greatest"
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Attributes:
+        content: ``comparison.json``.
+        folder: where the files are.
+        report: ``report.html``.
+    """
+
+    content: Mapping[str, Any]
+    folder: Path
+    report: Path
+
+
+@dataclass(frozen=True)
+class _Method:
+    name: str
+    folder: Path
+    table: pd.DataFrame
+    summary: Mapping[str, Any]
+
+
+def compare_runs(
+    folders: Sequence[Path],
+    *,
+    output_dir: Path,
+    metric: str = "dice",
+    names: Sequence[str] = (),
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> Comparison:
+    """Compare evaluation folders on the cases and labels that all of them have.
+
+    Every pair of methods is tested for every label and metric; p-values are adjusted over labels and pairs.
+
+    Args:
+        folders: two or more, as ``medseg3d evaluate`` writes them.
+        output_dir: for ``comparison.csv``, ``comparison.json`` and ``report.html``.
+        metric: the one that comes first in the report.
+        names: of the methods; those of their evaluations by default.
+        level: of the intervals; 1 - level is the threshold of significance.
+        resamples: of the bootstrap.
+
+    Raises:
+        UsageError: fewer than two folders, one that is none, two methods of one name, no case or label in common,
+            other references or tolerances, or a metric that is not there.
+    """
+    methods = _methods(folders, names)
+    values, left_out = _common(methods)
+    metrics = [m for m in (*HIGHER, *LOWER) if all((m, method.name) in values.columns for method in methods)]
+    if metric not in metrics:
+        raise UsageError(
+            f"--metric {metric}: there is none of this name in all folders; there are {', '.join(metrics)}."
+        )
+    metrics = [metric, *(m for m in metrics if m != metric)]
+    options = {"level": level, "resamples": resamples}
+    content = {
+        "schema": SCHEMA,
+        "methods": [method.name for method in methods],
+        "runs": {method.name: str(method.folder) for method in methods},
+        "cases": int(values.index.get_level_values("case").nunique()),
+        "patients": int(values.index.get_level_values("patient").nunique()),
+        "left_out": left_out,
+        "metric": metric,
+        "metrics": {m: "higher" if m in HIGHER else "lower" for m in metrics},
+        "level": level,
+        "resamples": resamples,
+        "difference_is": "a - b",
+        "test": TEST,
+        "family": FAMILY,
+        "pairs": [row for m in metrics for row in _pairs(values[m], m, methods, options)],
+        "ranking": {m: _ranking(values[m], m, methods, resamples) for m in metrics},
+        "cases_table": [row for m in metrics for row in _case_rows(values[m], m, methods)],
+        "provenance": versions() | {"time": datetime.now(UTC).isoformat(timespec="seconds")},
+    }
+    write_table(output_dir / "comparison.csv", _pair_table(content["pairs"]))
+    write_json(output_dir / "comparison.json", content)
+    return Comparison(content, output_dir, _write_report(output_dir))
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def _methods(folders: Sequence[Path], names: Sequence[str]) -> list[_Method]:
+    if len(folders) < 2:
+        raise UsageError(f"{len(folders)} evaluation folder was given: a comparison needs two or more.")
+    if names and len(names) != len(folders):
+        raise UsageError(f"{len(names)} names were given for {len(folders)} folders: give one each.")
+    summaries = [_read_summary(folder) for folder in folders]
+    own = [str(summary.get("name") or folder.name) for folder, summary in zip(folders, summaries, strict=True)]
+    called = list(names) or own
+    if len(set(called)) < len(called):
+        raise UsageError(f"Methods are called {', '.join(called)}: give different names with --names a,b.")
+    tables = [_with_absolute_volumes(read_cases(folder)) for folder in folders]
+    methods = [_Method(*parts) for parts in zip(called, folders, tables, summaries, strict=True)]
+    _require_same_tolerances(methods)
+    return methods
+
+
+def _read_summary(folder: Path) -> dict[str, Any]:
+    path = folder / "summary.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} is no evaluation folder: {path.name} cannot be read ({error}).") from error
+    if not isinstance(content, dict) or content.get("schema") != EVALUATION_SCHEMA:
+        raise UsageError(f"{path} is not of the form {EVALUATION_SCHEMA}: evaluate again, with this version.")
+    return content
+
+
+def _with_absolute_volumes(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(absolute_volume_difference_ml=table["volume_difference_ml"].abs())
+
+
+def _require_same_tolerances(methods: Sequence[_Method]) -> None:
+    first = methods[0]
+    for other in methods[1:]:
+        mine, theirs = first.summary.get("tolerance_mm", {}), other.summary.get("tolerance_mm", {})
+        differing = [label for label in mine.keys() & theirs.keys() if mine[label] != theirs[label]]
+        if differing:
+            label = sorted(differing)[0]
+            raise UsageError(
+                f"{label} was scored with an NSD tolerance of {mine[label]} mm in {first.name} and of {theirs[label]} "
+                f"mm in {other.name}: evaluate both with the same."
+            )
+
+
+def _common(methods: Sequence[_Method]) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Values by (case, patient, label) and (metric, method) of the rows that all have; and the cases left out."""
+    keys = ["case", "label"]
+    indexed = [method.table.set_index(keys) for method in methods]
+    shared = indexed[0].index
+    for other in indexed[1:]:
+        shared = shared[shared.isin(other.index)]
+    if not len(shared):
+        raise UsageError(
+            "The evaluations have no case and label in common: "
+            + "; ".join(
+                f"{m.name} has {shorten(m.table.case.unique())} ({shorten(m.table.label.unique())})" for m in methods
+            )
+        )
+    cases = set(shared.get_level_values("case"))
+    left_out = {method.name: sorted(set(method.table.case) - cases) for method in methods}
+    parts = {method.name: table.loc[shared] for method, table in zip(methods, indexed, strict=True)}
+    _require_same_references(parts)
+    metrics = [m for m in (*HIGHER, *LOWER) if all(m in part.columns for part in parts.values())]
+    values = pd.concat({(m, name): part[m] for m in metrics for name, part in parts.items()}, axis=1)
+    patients = next(iter(parts.values()))["patient"]
+    values.index = pd.MultiIndex.from_arrays(
+        [shared.get_level_values("case"), patients.to_numpy(), shared.get_level_values("label")],
+        names=["case", "patient", "label"],
+    )
+    return values, left_out
+
+
+def _require_same_references(parts: Mapping[str, pd.DataFrame]) -> None:
+    """Volumes of the references tell whether they are the same; and so do the patients."""
+    (first, mine), *others = parts.items()
+    for name, theirs in others:
+        differ = ~np.isclose(mine["reference_ml"], theirs["reference_ml"], rtol=SAME_VOLUME)
+        if differ.any():
+            case, label = mine.index[differ][0]
+            volumes = (mine["reference_ml"][differ].iloc[0], theirs["reference_ml"][differ].iloc[0])
+            raise UsageError(
+                f"{first} and {name} were evaluated against other references: {label} of {case} has {volumes[0]:.3f} "
+                f"and {volumes[1]:.3f} ml ({int(differ.sum())} rows differ). Evaluate both against the same."
+            )
+        if (mine["patient"] != theirs["patient"]).any():
+            raise UsageError(
+                f"{first} and {name} name other patients for the same cases: evaluate both with the same --patients."
+            )
+
+
+# Computing -----------------------------------------------------------------------------------------------------------
+
+
+def _pairs(
+    values: pd.DataFrame, metric: str, methods: Sequence[_Method], options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """A row a label and pair of methods, adjusted together."""
+    rows = []
+    for label, part in values.groupby(level="label", sort=False):
+        patients = part.index.get_level_values("patient").tolist()
+        for a, b in combinations([method.name for method in methods], 2):
+            test = paired_test(part[a], part[b], patients, **options)
+            rows.append({"a": a, "b": b, "label": str(label), "metric": metric, **_test_json(test, metric)})
+    adjusted = holm([math.nan if row["wilcoxon_p"] is None else row["wilcoxon_p"] for row in rows])
+    alpha = 1 - options["level"]
+    return [
+        row | {"p_holm": json_number(p), "significant": None if math.isnan(p) else bool(p < alpha)}
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
+
+
+def _test_json(test: PairedTest, metric: str) -> dict[str, Any]:
+    """Field by field as JSON; who wins a case depends on where a good value lies."""
+    content = {
+        key: json_number(value) if isinstance(value, float) else value
+        for key, value in asdict(test).items()
+        if key not in ("p", "greater_a", "greater_b", "ties", "interval", "median_interval", "status")
+    }
+    wins = (test.greater_a, test.greater_b) if metric in HIGHER else (test.greater_b, test.greater_a)
+    return content | {
+        "interval": _bounds(test.interval),
+        "median_interval": _bounds(test.median_interval),
+        "wilcoxon_p": json_number(test.p),
+        "wins_a": wins[0],
+        "ties": test.ties,
+        "wins_b": wins[1],
+        "status": "infinite" if test.status == "tested" and test.infinite else test.status,
+    }
+
+
+def _bounds(interval: tuple[float, float] | None) -> list[float | None] | None:
+    return None if interval is None else [json_number(bound) for bound in interval]
+
+
+def _ranking(values: pd.DataFrame, metric: str, methods: Sequence[_Method], resamples: int) -> dict[str, Any]:
+    names = [method.name for method in methods]
+    patients = values.index.get_level_values("patient").tolist()
+    ranking = rank_methods(values[names], patients, higher_is_better=metric in HIGHER, resamples=resamples)
+    return {
+        "rows": ranking.rows,
+        "mean_rank": {name: json_number(float(rank)) for name, rank in zip(names, ranking.mean_rank, strict=True)},
+        "rank_share": {
+            name: [json_number(float(share)) for share in shares]
+            for name, shares in zip(names, ranking.rank_share, strict=True)
+        },
+    }
+
+
+def _case_rows(values: pd.DataFrame, metric: str, methods: Sequence[_Method]) -> list[dict[str, Any]]:
+    names = [method.name for method in methods]
+    rows = []
+    for (case, patient, label), row in zip(values.index, values[names].to_numpy(float), strict=True):
+        content = {"case": case, "patient": patient, "label": label, "metric": metric}
+        content["values"] = {name: json_number(value) for name, value in zip(names, row, strict=True)}
+        if np.isinf(row).any():
+            content["infinite"] = [name for name, value in zip(names, row, strict=True) if math.isinf(value)]
+        rows.append(content)
+    return rows
+
+
+def _pair_table(pairs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """``comparison.csv``: the pairs with intervals in two columns each."""
+    rows = []
+    for pair in pairs:
+        row = dict(pair)
+        for key in ("interval", "median_interval"):
+            low, high = row.pop(key) or (None, None)
+            row |= {f"{key}_low": low, f"{key}_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _write_report(folder: Path) -> Path:
+    try:
+        from medseg3d.report import write_comparison_report  # type: ignore[attr-defined, unused-ignore]
+    except ImportError:
+        return folder / "report.html"
+    return write_comparison_report(folder)
