@@ -18,7 +18,7 @@ from medseg3d.dicom.model import SeriesGrid
 from medseg3d.errors import DicomError
 from medseg3d.geometry import Affine, lps_to_ras
 
-__all__ = ["Frame", "Placement", "Source", "own_grid", "place", "read_frames"]
+__all__ = ["Frame", "Placement", "Source", "functional_group", "own_grid", "place", "read_frames"]
 
 # How far, in voxels along any axis, a frame may lie from the voxels of the grid it is put on. Positions are rounded in
 # files and the spacing of a series is averaged over it; a tenth of a voxel moves no mask.
@@ -181,7 +181,7 @@ def _place_by_source(frame: Frame, number: int, *, columns: int, rows: int, grid
 def _frame(index: int, groups: Any, shared: Any, *, label_map: bool) -> Frame:
     segment = None
     if not label_map:
-        identification = _group("SegmentIdentificationSequence", groups, shared)
+        identification = functional_group("SegmentIdentificationSequence", groups, shared)
         if identification is None or identification.get("ReferencedSegmentNumber") is None:
             raise DicomError(f"{_frame_text(index + 1)} of the SEG says not which segment it belongs to.")
         segment = int(identification.ReferencedSegmentNumber)
@@ -189,9 +189,9 @@ def _frame(index: int, groups: Any, shared: Any, *, label_map: bool) -> Frame:
 
 
 def _plane(groups: Any, shared: Any) -> Affine | None:
-    position = _numbers(_group("PlanePositionSequence", groups, shared), "ImagePositionPatient", 3)
-    cosines = _numbers(_group("PlaneOrientationSequence", groups, shared), "ImageOrientationPatient", 6)
-    measures = _group("PixelMeasuresSequence", groups, shared)
+    position = _numbers(functional_group("PlanePositionSequence", groups, shared), "ImagePositionPatient", 3)
+    cosines = _numbers(functional_group("PlaneOrientationSequence", groups, shared), "ImageOrientationPatient", 6)
+    measures = functional_group("PixelMeasuresSequence", groups, shared)
     spacing = _numbers(measures, "PixelSpacing", 2)
     if position is None or cosines is None or spacing is None:
         return None
@@ -239,7 +239,7 @@ def _sources(groups: Any, shared: Any) -> tuple[Source, ...]:
     return tuple(found)
 
 
-def _group(keyword: str, groups: Any, shared: Any) -> Any:
+def functional_group(keyword: str, groups: Any, shared: Any) -> Any:
     """First item of a functional group: the frame's own, else the one that all frames share, else None."""
     for holder in (groups, shared):
         items = holder.get(keyword) if holder is not None else None

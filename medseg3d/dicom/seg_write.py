@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from medseg3d.dicom.codes import Code, LabelCode, code_labels
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.model import SeriesGrid
 from medseg3d.dicom.naming import MAX_ID, Naming
-from medseg3d.dicom.seg_sources import frame_numbers, read_sources, renumber_frames
+from medseg3d.dicom.seg_sources import lean_sources, read_headers, renumber_frames
 from medseg3d.dicom.source import copy_source_modules, values_as_they_are
 from medseg3d.errors import DicomError
 from medseg3d.files import whole_or_not_at_all
@@ -103,16 +104,17 @@ def write_seg(
     _require_known(counts, labels)
     coded = code_labels(list(labels), codes=codes, context=context)
     findings = tuple(_findings(counts, labels, coded))
-    sources = read_sources(grid)
+    headers = read_headers(grid)
+    first = headers[grid.slices[0].file]
     pixels = np.ascontiguousarray(_segment_numbers(mask, labels, kind).transpose(2, 1, 0))
     description = _text(series_description, "series description")
-    with _highdicom_as_error(grid), values_as_they_are():
-        seg = _build(pixels, sources, labels, kind, coded, algorithm or Algorithm(), description, series_number)
-        # highdicom copies fewer attributes of patient and study, and keeps a character set that may lack letters.
-        copy_source_modules(sources[0], seg, grid)
-        numbers = frame_numbers(grid)
-        if numbers is not None:
-            renumber_frames(seg, numbers)
+    with _highdicom_as_error(grid), values_as_they_are(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="highdicom")
+        sources = lean_sources(grid, headers)
+        number = series_number or int(first.get("SeriesNumber") or 0) + SERIES_NUMBER_STEP
+        seg = _build(pixels, sources, labels, kind, coded, algorithm or Algorithm(), description, number)
+        copy_source_modules(first, seg, grid)
+        renumber_frames(seg, grid)
         with whole_or_not_at_all(Path(path)) as temporary:
             seg.save_as(temporary)
     return findings
@@ -126,12 +128,11 @@ def _build(
     coded: Mapping[str, LabelCode],
     algorithm: Algorithm,
     series_description: str,
-    series_number: int | None,
+    series_number: int,
 ) -> Any:
     import highdicom as hd
     from pydicom.uid import generate_uid
 
-    first = sources[0]
     return hd.seg.Segmentation(
         source_images=sources,
         pixel_array=pixels,
@@ -142,7 +143,7 @@ def _build(
         ],
         # A prefix of None makes UIDs from UUIDs (2.25.…), which need no registration (PS3.5 B.2).
         series_instance_uid=generate_uid(prefix=None),
-        series_number=series_number or int(first.get("SeriesNumber") or 0) + SERIES_NUMBER_STEP,
+        series_number=series_number,
         sop_instance_uid=generate_uid(prefix=None),
         instance_number=1,
         manufacturer=MANUFACTURER,
