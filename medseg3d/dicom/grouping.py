@@ -123,7 +123,7 @@ def _split_repeats(frames: list[Frame]) -> list[_Split]:
         values = [frame.traits.get(name) for frame in frames]
         distinct = list(dict.fromkeys(values))
         if 1 < len(distinct) <= most and _separates(values, ids, distinct):
-            ranks = {value: rank for rank, value in enumerate(_in_order(distinct), 1)}
+            ranks = {value: rank for rank, value in enumerate(_in_order(name, distinct), 1)}
             return [
                 ((trait_label(name, value, ranks[value]), *labels), members, ranked)
                 for value in distinct
@@ -143,7 +143,9 @@ def _separates(values: Sequence[Hashable], ids: np.ndarray, distinct: Sequence[H
     return min(map(len, covered.values())) > 1 and total > len(set(ids.tolist()))
 
 
-def _in_order(values: Sequence[Hashable]) -> list[Hashable]:
+def _in_order(name: str, values: Sequence[Hashable]) -> list[Hashable]:
+    if name == "gradient":  # directions have no order but that of acquisition
+        return list(values)
     try:
         return sorted(values)  # type: ignore[type-var]
     except TypeError:
