@@ -12,6 +12,12 @@ from medseg3d.metrics.regions import require_same_shape
 
 __all__ = ["Calibration", "ReliabilityBin", "calibration"]
 
+PART_SIZE = 2**22
+"""Voxels that are looked at together: their double-precision copies bound the memory."""
+
+ROUNDING = 1e-3
+"""A probability this far outside 0 to 1 is one that was resampled or stored in half precision."""
+
 
 @dataclass(frozen=True)
 class ReliabilityBin:
@@ -98,16 +104,28 @@ def calibration(probability: NDArray[np.floating], reference: NDArray[np.bool_],
     (0.25, 0.21, 0.5)
     """
     require_same_shape(reference, probability)
-    flat, hit = probability.ravel(), reference.ravel().astype(bool)
-    if flat.size and not (flat.min() >= 0 and flat.max() <= 1):
-        raise CaseError(
-            f"Probabilities lie from 0 to 1, these from {flat.min():.4g} to {flat.max():.4g} (NaN means damaged): "
-            "pass the output of a softmax or sigmoid, not logits."
-        )
-    index = np.minimum((flat * bins).astype(np.intp), bins - 1)
+    found = Calibration(np.zeros(bins, np.int64), np.zeros(bins), np.zeros(bins, np.int64), 0.0)
+    parts = max(1, probability.size // PART_SIZE)
+    for p, r in zip(np.array_split(probability.ravel(), parts), np.array_split(reference.ravel(), parts), strict=True):
+        found += _count(_require_probability(p), r.astype(bool), bins)
+    return found
+
+
+def _count(probability: NDArray[np.float64], hit: NDArray[np.bool_], bins: int) -> Calibration:
+    index = np.minimum((probability * bins).astype(np.intp), bins - 1)
     return Calibration(
         n=np.bincount(index, minlength=bins),
-        probability=np.bincount(index, weights=flat, minlength=bins).astype(np.float64),
+        probability=np.bincount(index, weights=probability, minlength=bins).astype(np.float64),
         positives=np.bincount(index[hit], minlength=bins),
-        squared_error=float(np.square(flat - hit, dtype=np.float64).sum()),
+        squared_error=float(np.square(probability - hit).sum()),
     )
+
+
+def _require_probability(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """``values`` in double precision, with what rounding put outside 0 to 1 put back."""
+    if values.size and not (values.min() >= -ROUNDING and values.max() <= 1 + ROUNDING):
+        raise CaseError(
+            f"Probabilities lie from 0 to 1, these from {values.min():.4g} to {values.max():.4g} (nan: the file is "
+            "damaged). Pass the output of a softmax or sigmoid, not logits."
+        )
+    return values.astype(np.float64).clip(0.0, 1.0)

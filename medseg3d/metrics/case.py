@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from medseg3d.errors import GeometryError, UsageError
 from medseg3d.geometry import check_affine
 from medseg3d.geometry import spacing_mm as spacing_of
-from medseg3d.metrics.lesions import Connectivity, Lesion, LesionScores, score_lesions
+from medseg3d.metrics.lesions import Connectivity, LesionScores, score_lesions
 from medseg3d.metrics.overlap import LabelOverlap, Status
-from medseg3d.metrics.regions import Box, Region, crops, require_label_maps
+from medseg3d.metrics.regions import Box, Region, crops, memory_order, require_label_maps
 from medseg3d.metrics.surface import surfel_distances, voxel_surface_distances
 
 __all__ = ["SHEAR_TOLERANCE_DEGREES", "CaseScores", "score_labels"]
@@ -105,12 +105,14 @@ def score_labels(
     require_label_maps(reference, prediction)
     spacing, voxel_ml = _grid(affine, spacing_mm)
     tolerances = _tolerances(regions, tolerance_mm)
+    order = memory_order(reference)
+    reference, prediction, spacing = reference.transpose(order), prediction.transpose(order), spacing[list(order)]
     rows = []
     for region, box, *masks in crops(reference, prediction, regions):
         found = None
         if lesions:
             found = score_lesions(*masks, voxel_ml=voxel_ml, overlap=lesion_overlap, connectivity=connectivity)
-            found = _moved(found, box)
+            found = _moved(found, box, order)
         rows.append(_row(region, masks, reference.shape, spacing, voxel_ml, tolerances[region.name], found))
     return rows
 
@@ -158,7 +160,7 @@ def _distances(
         far = float("nan") if status == "both_empty" else float("inf")
         names = ("hd_mm", "hd95_mm", "hd95_weighted_mm", "assd_mm", "centre_distance_mm")
         return {**dict.fromkeys(names, far), "nsd": float("nan") if status == "both_empty" else 0.0}
-    centres = [np.array([i.mean() for i in np.nonzero(mask)]) for mask in masks]
+    centres = [_centre(mask) for mask in masks]
     single = [axis for axis, n in enumerate(shape) if n == 1]
     if len(single) == 1:
         masks = [mask.squeeze(single[0]) for mask in masks]
@@ -175,6 +177,14 @@ def _distances(
         "nsd": surfels.overlap(tolerance_mm),
         "centre_distance_mm": float(np.linalg.norm((centres[0] - centres[1]) * spacing)),
     }
+
+
+def _centre(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Voxel index of the centroid of a mask that is not empty."""
+    ones = mask.view(np.uint8)
+    plane = ones.sum(axis=0, dtype=np.uint32)
+    profiles = (ones.sum(axis=(1, 2), dtype=np.uint32), plane.sum(axis=1), plane.sum(axis=0))
+    return np.array([profile @ np.arange(profile.size) / profile.sum() for profile in profiles])
 
 
 def _grid(affine: ArrayLike | None, spacing_mm: Sequence[float] | None) -> tuple[NDArray[np.float64], float]:
@@ -209,12 +219,14 @@ def _tolerances(regions: Sequence[Region], tolerance_mm: float | Mapping[str, fl
     return {name: float(tolerance_mm[name]) for name in names}
 
 
-def _moved(scores: LesionScores, box: Box | None) -> LesionScores:
-    """Centres in voxels of the whole volume, where they were in those of ``box``."""
+def _moved(scores: LesionScores, box: Box | None, order: Sequence[int]) -> LesionScores:
+    """Centres as voxel indices of the whole volume, where they were those of ``box`` with its axes in ``order``."""
     if box is None:
         return scores
     moved = []
     for lesion in scores.lesions:
-        i, j, k = (c + s.start for c, s in zip(lesion.centre_ijk, box, strict=True))
-        moved.append(Lesion(lesion.kind, lesion.reference_ml, lesion.predicted_ml, lesion.dice, (i, j, k)))
-    return LesionScores(scores.reference, scores.predicted, scores.detected, scores.false_positives, tuple(moved))
+        centre = np.empty(3)
+        centre[list(order)] = np.add(lesion.centre_ijk, [axis.start for axis in box])
+        i, j, k = centre.tolist()
+        moved.append(replace(lesion, centre_ijk=(i, j, k)))
+    return replace(scores, lesions=tuple(moved))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg3d.metrics.overlap import LabelOverlap
-from medseg3d.metrics.regions import Region, boxes_of_ids, require_label_maps, union_box
+from medseg3d.metrics.regions import Region, boxes_of_ids, memory_order, require_label_maps, union_box
 
 __all__ = ["DatasetCounts", "count_labels"]
 
@@ -95,6 +95,8 @@ def count_labels(reference: NDArray, prediction: NDArray, *, regions: Sequence[R
         CaseError: label maps that hold no integers.
     """
     require_label_maps(reference, prediction)
+    order = memory_order(reference)
+    reference, prediction = reference.transpose(order), prediction.transpose(order)
     counts = DatasetCounts.empty(regions)
     size = len(counts.matrix)
     box = union_box(
@@ -105,7 +107,7 @@ def count_labels(reference: NDArray, prediction: NDArray, *, regions: Sequence[R
     if box is not None:
         rows = _row_of_id(counts.ids)
         for pair in zip(reference[box], prediction[box], strict=True):
-            to, by = (rows[np.minimum(slab, rows.size - 1)] for slab in pair)
+            to, by = (rows[slab.astype(np.intp).clip(0, rows.size - 1)] for slab in pair)
             counts.matrix[...] += np.bincount((to * size + by).ravel(), minlength=size**2).reshape(size, size)
     counts.matrix[0, 0] += reference.size - int(counts.matrix.sum())
     return counts

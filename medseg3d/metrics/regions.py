@@ -18,6 +18,7 @@ __all__ = [
     "boxes_of_ids",
     "crops",
     "mask_in_box",
+    "memory_order",
     "require_label_maps",
     "require_same_shape",
     "union_box",
@@ -63,7 +64,7 @@ def require_label_maps(reference: NDArray, prediction: NDArray) -> None:
 
     Raises:
         GeometryError: the shapes differ, or have not three axes.
-        CaseError: numbers that are no integers, or that are negative.
+        CaseError: numbers that are no integers.
     """
     require_same_shape(reference, prediction)
     if reference.ndim != 3:
@@ -82,6 +83,17 @@ def require_same_shape(reference: NDArray, prediction: NDArray) -> None:
             f"The reference's shape {reference.shape} differs from the prediction's {prediction.shape}: "
             "resample the prediction to the reference's grid."
         )
+
+
+def memory_order(labels: NDArray) -> tuple[int, ...]:
+    """Order of the axes in which ``labels`` lies in memory; to read a volume that way is several times faster.
+
+    NIfTI files come with the first axis innermost, ITK's with the last.
+
+    >>> memory_order(np.zeros((2, 3, 4), order="F"))
+    (2, 1, 0)
+    """
+    return tuple(sorted(range(labels.ndim), key=lambda axis: -abs(labels.strides[axis])))
 
 
 def boxes_of_ids(labels: NDArray, *, highest: int) -> dict[int, Box]:
