@@ -57,10 +57,12 @@ def place_contours(roi: Roi, grid: SeriesGrid) -> tuple[list[Placed], list[Findi
         findings.append(Finding("contour_without_area", "warning", fact))
     contours = [c for c in closed if len(c.points_lps) >= FEWEST_POINTS]
     positions = [_Position.of(c, grid) for c in contours]
-    findings += [*_off_slice(roi, positions, grid), *_outside(roi, positions, grid)]
-    kept = [(c, p) for c, p in zip(contours, positions, strict=True) if p.on_slice and p.within]
-    findings += [*_far_away(roi, [p for _, p in kept]), *_contradictions(roi, kept, grid)]
-    return [Placed(p.k, to_lattice(p.index[:, :2])) for _, p in kept if not p.far_away], findings
+    findings += _far_away(roi, positions)
+    near = [(c, p) for c, p in zip(contours, positions, strict=True) if not p.far_away]
+    findings += [*_off_slice(roi, [p for _, p in near], grid), *_outside(roi, [p for _, p in near], grid)]
+    kept = [(c, p) for c, p in near if p.on_slice and p.within]
+    findings += _contradictions(roi, kept, grid)
+    return [Placed(p.k, to_lattice(p.index[:, :2])) for _, p in kept], findings
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,12 @@ class _Position:
         off_mm = float(np.abs(index[:, 2] - k).max()) * _slice_distance_mm(grid)
         last = np.array(grid.shape[:2]) - 0.5
         beyond = max(float((-0.5 - index[:, :2]).max()), float((index[:, :2] - last).max()), 0.0)
-        # Beyond the last slices a contour of a cropped series need not fit the planes that are left.
         within = 0 <= k < grid.shape[2]
         return cls(index, k, off_mm, off_mm <= plane_tolerance_mm(grid), within, beyond)
 
     @property
     def far_away(self) -> bool:
-        return bool(np.abs(self.index[:, :2]).max() > LIMIT_PIXELS)
+        return bool(np.abs(self.index).max() > LIMIT_PIXELS)
 
 
 def _slice_distance_mm(grid: SeriesGrid) -> float:
@@ -163,7 +164,7 @@ def _outside(roi: Roi, positions: Sequence[_Position], grid: SeriesGrid) -> Iter
             f"{distance:.1f} mm: left out.",
             "Is a part of the series missing? Export it again.",
         )
-    cut = [p for p in positions if p.within and p.on_slice and p.beyond > BORDER_TOLERANCE_PIXELS and not p.far_away]
+    cut = [p for p in positions if p.within and p.on_slice and p.beyond > BORDER_TOLERANCE_PIXELS]
     if cut:
         yield Finding(
             "contour_outside_image",
@@ -180,7 +181,7 @@ def _far_away(roi: Roi, positions: Sequence[_Position]) -> Iterator[Finding]:
         yield Finding(
             "damaged_contour",
             "refusal",
-            f"{roi}: {far} contours have points more than {LIMIT_PIXELS} pixels away from the image.",
+            f"{roi}: {far} contours have points more than {LIMIT_PIXELS} voxels away from the series.",
             "Export the structure set again. If accepted, these contours are left out.",
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import RTStructureSetStorage
 
 from medseg3d.dicom.attributes import PARSE_ERRORS
@@ -26,7 +26,7 @@ __all__ = ["Contour", "Roi", "StructureSet", "read_structure_set"]
 
 CONTOUR_DATA = 0x30060050
 
-DAMAGE = (*PARSE_ERRORS, InvalidDicomError, zlib.error, zipfile.BadZipFile)
+DAMAGE = (*PARSE_ERRORS, BytesLengthException, InvalidDicomError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
