@@ -191,8 +191,9 @@ def _structure(words: Words, *, plural: bool = False) -> LabelCode | None:
     row = _table().get(words)
     modifier = None
     if row is None:
-        extra = [word for word in words if word in LATERALITY or word in MODIFIERS]
-        row = _table().get(words - set(extra[:1])) if len(extra) == 1 else None
+        # "right lateral ventricle": only without "right" it is in the table.
+        extra = [w for w in sorted(words) if (w in LATERALITY or w in MODIFIERS) and words - {w} in _table()]
+        row = _table()[words - {extra[0]}] if len(extra) == 1 else None
         modifier = _modifier(extra[0]) if row is not None else None
     if row is None:
         return None
