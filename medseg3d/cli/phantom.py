@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from medseg3d.cli.progress import progress_bar
 
 __all__ = ["phantom"]
 
@@ -17,6 +18,11 @@ __all__ = ["phantom"]
 class _Modality(StrEnum):
     ct = "ct"
     mri = "mri"
+
+
+class _Format(StrEnum):
+    nifti = "nifti"
+    dicom = "dicom"
 
 
 def phantom(
@@ -30,6 +36,7 @@ def phantom(
         typer.Option(help="Voxels from left to right, back to front and foot to head.", metavar="X Y Z"),
     ] = (128, 128, 64),
     lesions: Annotated[bool, typer.Option(help="Put a lesion into some of the livers.")] = True,
+    format: Annotated[_Format, typer.Option(help="Images and label maps, or CT series with contours.")] = _Format.nifti,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one a CPU core.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace the phantoms of an earlier study in the folder.")] = False,
 ) -> None:
@@ -38,27 +45,29 @@ def phantom(
     The labels are liver, spleen, left and right kidney, aorta, lungs, spine and (in some livers) a lesion.
     Files are laid out as in the Medical Segmentation Decathlon; the labels of test cases are in labelsTs.
 
+    As DICOM, each case to train on is a CT series with an RTSTRUCT, each test case a CT series whose label map is in
+    truth/; medseg3d dicom convert OUT/training DATA --labels OUT/labels.yaml makes images and labels of the former.
+
     [bold]Examples[/]
 
       medseg3d phantom data/phantom_ct --cases 40 --test-cases 10
 
       medseg3d phantom data/phantom_mri --modality mri --cases 40 --seed 1
 
+      medseg3d phantom data/phantom_dicom --cases 10 --test-cases 2 --format dicom
+
       medseg3d phantom /tmp/tiny --cases 4 --size 48 48 32 --no-lesions
     """
     from medseg3d.phantom import write_study
 
     console = Console(highlight=False, soft_wrap=True)
-    total = cases + test_cases
-    with _progress(console) as progress:
-        task = progress.add_task(f"Making {modality.value} phantoms", total=total)
+    total, done = cases + test_cases, 0
+    with progress_bar(console, f"Making {modality.value} phantoms") as progress:
 
         def show(case: str) -> None:
-            progress.advance(task)
-            done = int(progress.tasks[task].completed)
-            # A log file gets a line now and then instead of the bar.
-            if not console.is_terminal and (done == total or done % 10 == 0):
-                console.print(f"{done}/{total} cases ({case})")
+            nonlocal done
+            done += 1
+            progress(done, total)
 
         path = write_study(
             out,
@@ -70,11 +79,7 @@ def phantom(
             lesions=lesions,
             workers=workers or os.cpu_count() or 1,
             overwrite=overwrite,
+            format=format.value,
             on_case=show,
         )
     console.print(f"Wrote {cases} cases and {test_cases} test cases: {path}", markup=False)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -108,9 +108,7 @@ def _require_right_angles(affine_lps: Affine) -> None:
     cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if cosine > 1e-4:
         degrees = np.degrees(np.arcsin(min(cosine, 1.0)))
-        raise UsageError(
-            f"The grid's axes are {degrees:.2f} degrees away from right angles: no scanner makes such a CT."
-        )
+        raise UsageError(f"The grid's axes are {degrees:.2f} degrees off right angles: no scanner makes such a CT.")
 
 
 def _written_slices(

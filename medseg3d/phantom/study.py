@@ -1,14 +1,14 @@
-"""A study on disk: images, labels and the data list."""
+"""A study on disk: images, labels and the data list; as NIfTI, or as DICOM."""
 
 from __future__ import annotations
 
 import gzip
-import json
-import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import starmap
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +16,19 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from medseg3d.errors import UsageError
+from medseg3d.files import whole_or_not_at_all, write_json
 from medseg3d.geometry import Affine
 from medseg3d.phantom.case import check, make_case
-from medseg3d.phantom.model import LABELS, Modality, Size
+from medseg3d.phantom.dicom_study import FOLDERS, dicom_entry, labels_of, write_dicom_case, write_labels
+from medseg3d.phantom.model import Modality, Size
 
-__all__ = ["write_study"]
+__all__ = ["Format", "write_study"]
+
+Format = Literal["nifti", "dicom"]
+
+# The file that is written last: a study that has it is whole.
+WHOLE: dict[Format, str] = {"nifti": "dataset.json", "dicom": "study.json"}
+CASE = re.compile(r"(ct|mri)_\d{3,}")
 
 
 def write_study(
@@ -34,6 +42,7 @@ def write_study(
     lesions: bool = True,
     workers: int = 1,
     overwrite: bool = False,
+    format: Format = "nifti",
     on_case: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a study with its data list and return the path of ``dataset.json``.
@@ -42,6 +51,9 @@ def write_study(
     the labels of the test cases are there too. The files are byte for byte the same for the same arguments, whatever
     ``workers`` is. ``dataset.json`` is written last: a study that has one is whole.
 
+    As DICOM, the same voxels are CT series with contours, laid out as in ``medseg3d.phantom.dicom_study``; the path
+    returned is that of ``study.json``, and ``medseg3d dicom convert`` makes images and labels for a data list of it.
+
     Args:
         out: folder of the study; made if absent.
         cases: how many to train on, at least 1.
@@ -49,10 +61,12 @@ def write_study(
         size: as in ``make_case``.
         workers: processes; with more than one, a script needs the usual ``if __name__ == "__main__":``.
         overwrite: replace the phantoms of an earlier study in ``out``; other files there stay.
+        format: ``"nifti"``, or ``"dicom"`` for CT.
         on_case: called with the name of each case that has been written.
 
     Raises:
-        UsageError: ``out`` is not an empty folder and ``overwrite`` is false, or an argument is out of range.
+        UsageError: ``out`` is not an empty folder and ``overwrite`` is false, an argument is out of range, or MRI as
+            DICOM.
     """
     out = Path(out)
     size = check(modality, seed, 0, size)
@@ -60,10 +74,12 @@ def write_study(
         raise UsageError(
             f"A study needs at least 1 case, 0 test cases and 1 worker; got {cases}, {test_cases} and {workers}."
         )
+    if format == "dicom" and modality != "ct":
+        raise UsageError("Phantoms are written as DICOM only where they are CT: leave MRI as NIfTI.")
     _clear(out, overwrite=overwrite)
-    entries = [_entry(modality, index, "Tr" if index < cases else "Ts") for index in range(cases + test_cases)]
-    jobs = [(out, entry, modality, seed, index, size, lesions) for index, entry in enumerate(entries)]
-    for entry in _run(jobs, workers):
+    plan = _Plan(out, modality, seed, size, lesions, format)
+    entries = [_entry(plan, index, training=index < cases) for index in range(cases + test_cases)]
+    for entry in _run(plan, entries, workers):
         if on_case is not None:
             on_case(entry["case"])
     document = {
@@ -72,19 +88,35 @@ def write_study(
         "licence": "CC0-1.0",
         "modality": "CT" if modality == "ct" else "MR",
         "channels": ["CT" if modality == "ct" else "T1"],
-        "labels": {name: id_ for name, id_ in LABELS.items() if lesions or name != "lesion"},
+        "labels": labels_of(lesions=lesions),
         "phantom": {"seed": seed, "size": list(size), "lesions": lesions},
         "training": entries[:cases],
         "testing": entries[cases:],
     }
-    path = out / "dataset.json"
-    _write(path, (json.dumps(document, indent=2) + "\n").encode())
+    if format == "dicom":
+        write_labels(out / "labels.yaml", lesions=lesions)
+    path = out / WHOLE[format]
+    write_json(path, document)
     return path
 
 
-def _entry(modality: str, index: int, part: Literal["Tr", "Ts"]) -> dict[str, str]:
-    case = f"{modality}_{index + 1:03d}"
-    file = f"{case}.nii.gz"
+@dataclass(frozen=True)
+class _Plan:
+    """What all cases of a study have in common."""
+
+    out: Path
+    modality: Modality
+    seed: int
+    size: Size
+    lesions: bool
+    format: Format
+
+
+def _entry(plan: _Plan, index: int, *, training: bool) -> dict[str, str]:
+    case = f"{plan.modality}_{index + 1:03d}"
+    if plan.format == "dicom":
+        return dicom_entry(case, index + 1, training=training)
+    file, part = f"{case}.nii.gz", "Tr" if training else "Ts"
     patient = f"phantom_{index + 1:03d}"
     return {"case": case, "patient": patient, "image": f"images{part}/{file}", "label": f"labels{part}/{file}"}
 
@@ -94,31 +126,34 @@ def _clear(out: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{out} is a file: name a folder for the study.")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise UsageError(f"{out} is not empty: name another folder, or pass --overwrite to replace the phantoms in it.")
-    (out / "dataset.json").unlink(missing_ok=True)
-    for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
-        for path in (out / folder).glob("*.nii.gz"):
-            if re.fullmatch(r"(ct|mri)_\d{3,}\.nii\.gz", path.name):
+    for name in WHOLE.values():
+        (out / name).unlink(missing_ok=True)
+    for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs", *FOLDERS):
+        for path in (out / folder).glob("*"):
+            if path.is_dir() and CASE.fullmatch(path.name):
+                shutil.rmtree(path)
+            elif CASE.fullmatch(path.name.removesuffix(".nii.gz")):
                 path.unlink()
 
 
-Job = tuple[Path, dict[str, str], Modality, int, int, Size, bool]
-
-
-def _run(jobs: Sequence[Job], workers: int) -> Iterable[dict[str, str]]:
+def _run(plan: _Plan, entries: Sequence[dict[str, str]], workers: int) -> Iterable[dict[str, str]]:
+    write = partial(_write_case, plan)
     if workers == 1:
-        yield from starmap(_write_case, jobs)
+        yield from map(write, entries, range(len(entries)))
         return
     # A fresh interpreter for each worker: forking while a progress bar's thread runs can deadlock.
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_write_case, *zip(*jobs, strict=True))
+    with ProcessPoolExecutor(min(workers, len(entries)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(write, entries, range(len(entries)))
 
 
-def _write_case(
-    out: Path, entry: dict[str, str], modality: Modality, seed: int, index: int, size: Size, lesions: bool
-) -> dict[str, str]:
-    case = make_case(modality, seed, index, size=size, lesions=lesions)
-    _write(out / entry["image"], _nifti(case.image, case.affine))
-    _write(out / entry["label"], _nifti(case.label, case.affine))
+def _write_case(plan: _Plan, entry: dict[str, str], index: int) -> dict[str, str]:
+    if plan.format == "dicom":
+        write_dicom_case(plan.out, entry, plan.seed, index, plan.size, plan.lesions)
+        return entry
+    case = make_case(plan.modality, plan.seed, index, size=plan.size, lesions=plan.lesions)
+    for key, voxels in (("image", case.image), ("label", case.label)):
+        with whole_or_not_at_all(plan.out / entry[key]) as temporary:
+            temporary.write_bytes(_nifti(voxels, case.affine))
     return entry
 
 
@@ -132,13 +167,3 @@ def _nifti(voxels: NDArray[Any], affine: Affine) -> bytes:
     image.header["descrip"] = b"medseg3d phantom: synthetic, no patient"
     # A gzip header normally holds the time: without it, equal voxels are equal files.
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
