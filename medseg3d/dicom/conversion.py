@@ -5,17 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import SeriesInfo
-from medseg3d.dicom.labels import LabelRules
 from medseg3d.dicom.resample import MAX_GAP_MM
 
-__all__ = ["ConvertOptions", "Converted", "Progress", "Status"]
+if TYPE_CHECKING:
+    from medseg3d.dicom.annotation import Overlap
+    from medseg3d.dicom.naming import Naming
+
+__all__ = ["ConvertOptions", "Converted", "LabelRules", "Progress", "Status"]
 
 Status = Literal["written", "left out", "refused"]
 Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """What the segments of annotations become.
+
+    Attributes:
+        naming: names and ids of labels; None gives every name an id of its own.
+        overlap: see ``to_label_map``.
+        accept: refusals of contours that shall be warnings, see ``read_rtstruct``.
+    """
+
+    naming: Naming | None = None
+    overlap: Overlap = "refuse"
+    accept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg3d.dicom.annotation import Annotation, Overlap, to_label_map
+from medseg3d.dicom.annotation import Annotation, to_label_map
+from medseg3d.dicom.conversion import LabelRules
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Annotated
 from medseg3d.dicom.model import SeriesGrid
@@ -18,7 +18,7 @@ from medseg3d.dicom.rtstruct_read import read_rtstruct
 from medseg3d.dicom.seg_read import read_seg
 from medseg3d.errors import DicomError
 
-__all__ = ["LabelIds", "LabelRules", "read_label_map"]
+__all__ = ["read_label_map"]
 
 # Of a part of a series these say nothing: the other parts have what this one lacks.
 OF_THE_WHOLE = frozenset(
@@ -26,43 +26,8 @@ OF_THE_WHOLE = frozenset(
 )
 
 
-@dataclass
-class LabelIds:
-    """Ids given to names in the order in which they are met, for annotations that no YAML names.
-
-    One object serves a whole run, so that a name has one id in all cases; it starts from the ids of an earlier run.
-    """
-
-    ids: dict[str, int] = field(default_factory=dict)
-
-    def naming(self, annotation: Annotation) -> Naming:
-        """The naming of all names met so far; those of ``annotation`` are added in order of their numbers."""
-        known = {name.strip().casefold() for name in self.ids}
-        for segment in sorted(annotation.segments, key=lambda s: s.number):
-            key = segment.name.strip().casefold()
-            if key not in known:
-                known.add(key)
-                self.ids[segment.name.strip()] = max(self.ids.values(), default=0) + 1
-        return Naming(self.ids)
-
-
-@dataclass(frozen=True)
-class LabelRules:
-    """What the segments of annotations become.
-
-    Attributes:
-        naming: names and ids of labels; None gives every name an id of its own.
-        overlap: see ``to_label_map``.
-        accept: refusals of contours that shall be warnings, see ``read_rtstruct``.
-    """
-
-    naming: Naming | None = None
-    overlap: Overlap = "refuse"
-    accept: tuple[str, ...] = ()
-
-
 def read_label_map(
-    files: Sequence[Annotated], grids: Sequence[SeriesGrid], rules: LabelRules, ids: LabelIds
+    files: Sequence[Annotated], grids: Sequence[SeriesGrid], rules: LabelRules, ids: dict[str, int]
 ) -> tuple[NDArray[Any], tuple[Finding, ...]]:
     """One label map of all annotations of a volume.
 
@@ -70,7 +35,8 @@ def read_label_map(
         files: annotations of one series; their segments are put together, and a name may be in one of them only.
         grids: of the volume; several where its slices are no regular grid, each of a part of them, in order along k.
         rules: how segments become labels.
-        ids: used and added to where the rules have no naming.
+        ids: name → id of what was met before in this run; used, and added to, where the rules have no naming, so that
+            a name has one id in all cases.
 
     Returns:
         Label ids (i, j, k) over all slices of the grids, and the findings of reading them.
@@ -83,12 +49,23 @@ def read_label_map(
         raise DicomError("The annotation has no segment: there is nothing to make a label map of.")
     maps, findings = [], []
     for annotation in annotations:
-        voxels, found = to_label_map(annotation, rules.naming or ids.naming(annotation), overlap=rules.overlap)
+        voxels, found = to_label_map(annotation, rules.naming or _naming(annotation, ids), overlap=rules.overlap)
         maps.append(voxels)
         findings += [*annotation.findings, *found]
     if len(grids) > 1:
         findings = [finding for finding in findings if finding.code not in OF_THE_WHOLE]
     return np.concatenate(maps, axis=2), tuple(dict.fromkeys(findings))
+
+
+def _naming(annotation: Annotation, ids: dict[str, int]) -> Naming:
+    """The naming of all names met so far; those of ``annotation`` are added in order of their numbers."""
+    known = {name.casefold() for name in ids}
+    for segment in sorted(annotation.segments, key=lambda s: s.number):
+        name = segment.name.strip()
+        if name.casefold() not in known:
+            known.add(name.casefold())
+            ids[name] = max(ids.values(), default=0) + 1
+    return Naming(ids)
 
 
 def _read(file: Annotated, grid: SeriesGrid, rules: LabelRules) -> Annotation:

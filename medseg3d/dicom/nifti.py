@@ -31,6 +31,7 @@ LARGEST_AXIS = 32767  # voxels: NIfTI-1 counts them in 16 bits
 GZIP_LEVEL = 1
 # Bytes that are compressed at once, by a thread. Smaller ones cost compression, larger ones memory.
 CHUNK_BYTES = 4 << 20
+SLICES_WAITING = 4  # to be written, at most
 GZIP_HEADER = (
     b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"  # deflate; no name and no time, so that equal volumes are equal files
 )
@@ -88,12 +89,11 @@ def write_nifti(path: Path, header: Nifti1Header, slices: Iterable[NDArray[Any]]
         DicomError: a slice of another shape, or another number of slices than the header tells.
     """
     blocks = _blocks(header, slices, path.name)
-    with whole_or_not_at_all(path) as temporary, temporary.open("wb", buffering=0) as file:
+    with whole_or_not_at_all(path) as temporary, temporary.open("wb") as file:
         if path.name.endswith(".gz"):
             _write_gzip(file, blocks, threads=threads)
         else:
-            for block in blocks:
-                file.write(block)
+            _write_plain(file, blocks)
 
 
 def _blocks(header: Nifti1Header, slices: Iterable[NDArray[Any]], name: str) -> Iterator[memoryview]:
@@ -113,6 +113,18 @@ def _blocks(header: Nifti1Header, slices: Iterable[NDArray[Any]], name: str) -> 
         yield np.ascontiguousarray(plane.T, dtype=dtype).data.cast("B")
     if count != wanted:
         raise DicomError(f"{name}: {count} slices came, {wanted} were announced. Nothing is written.")
+
+
+def _write_plain(file: BinaryIO, blocks: Iterable[memoryview]) -> None:
+    """Written by a thread of its own, while the next slice is read."""
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
+        waiting: deque[Future[int]] = deque()
+        for block in blocks:
+            waiting.append(pool.submit(file.write, block))
+            if len(waiting) > SLICES_WAITING:
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
 
 
 def _write_gzip(file: BinaryIO, blocks: Iterable[memoryview], *, threads: int) -> None:

@@ -19,7 +19,6 @@ from medseg3d.dicom.fourd import common_dtype, diffusion_of, seconds_between
 from medseg3d.dicom.frames import Annotated, Stack
 from medseg3d.dicom.gradients import write_gradients
 from medseg3d.dicom.jobs import Job, lattice_of, regular_parts
-from medseg3d.dicom.labels import LabelIds, read_label_map
 from medseg3d.dicom.nifti import nifti_header, write_nifti
 from medseg3d.dicom.resample import resampled
 from medseg3d.dicom.rescale import ValueRangeError
@@ -52,7 +51,7 @@ class VolumeWriter:
         self.options = options
         self.workers = workers or os.cpu_count() or 1
         self.annotations = [a for a in annotations if options.annotation in ("", a.sop_instance_uid, _file_name(a))]
-        self.ids = LabelIds(read_label_ids(out / LABEL_IDS))
+        self.label_ids = read_label_ids(out / LABEL_IDS)
 
     def write(self, name: str, job: Job) -> Converted:
         """Image, label map and sidecar of one volume; a refusal in the result where one cannot be made."""
@@ -123,19 +122,22 @@ class VolumeWriter:
         header = nifti_header(voxels.shape, job.affine_ras, voxels.dtype)
         write_nifti(path, header, (voxels[..., k] for k in range(voxels.shape[2])), threads=self.workers)
         naming = self.options.labels.naming
-        write_json(self.out / LABEL_IDS, self.ids.ids if naming is None else naming.labels)
+        write_json(self.out / LABEL_IDS, self.label_ids if naming is None else naming.labels)
         return path, findings
 
     def _label_map(self, files: Sequence[Annotated], job: Job) -> tuple[NDArray[Any], tuple[Finding, ...]]:
+        # The readers of annotations take a while to import, and most series have none.
+        from medseg3d.dicom.labels import read_label_map
+
         stack, rules = job.stacks[0], self.options.labels
         if job.resampling is None:
             if stack.grid is None:
                 raise DicomError("The volume has no grid that a label map could lie on.")
-            return read_label_map(files, [stack.grid], rules, self.ids)
+            return read_label_map(files, [stack.grid], rules, self.label_ids)
         lattice = lattice_of(stack)
         if lattice is None:
             raise DicomError("The slices have no places that a label map could lie on.")
-        voxels, findings = read_label_map(files, regular_parts(stack, lattice), rules, self.ids)
+        voxels, findings = read_label_map(files, regular_parts(stack, lattice), rules, self.label_ids)
         planes = resampled((voxels[..., k] for k in range(voxels.shape[2])), job.resampling, mode="nearest")
         remark = "Labels were drawn on the slices that there are; each new slice has those of the nearest."
         return np.stack(list(planes), axis=2), (*findings, Finding("resampled_labels", "warning", remark))

@@ -102,12 +102,15 @@ def convert(
 
       medseg3d dicom convert diffusion/ nifti/ --4d --no-compress
     """
-    from medseg3d.dicom.conversion import ConvertOptions
+    from medseg3d.dicom.conversion import ConvertOptions, LabelRules
     from medseg3d.dicom.converting import convert_scan, unmatched_annotations
-    from medseg3d.dicom.labels import LabelRules
-    from medseg3d.dicom.naming import read_naming
     from medseg3d.dicom.scanning import scan
 
+    naming = None
+    if labels is not None:
+        from medseg3d.dicom.naming import read_naming
+
+        naming = read_naming(labels)
     console = Console(highlight=False, soft_wrap=True)
     options = ConvertOptions(
         suffix=".nii.gz" if compress else ".nii",
@@ -116,7 +119,7 @@ def convert(
         split=split,
         four_d=four_d,
         keep_uids=keep_uids,
-        labels=LabelRules(read_naming(labels) if labels else None, overlap.value, tuple(accept or ())),
+        labels=LabelRules(naming, overlap.value, tuple(accept or ())),
         series_uid=series,
         annotation=annotation,
         force=force,
@@ -130,12 +133,20 @@ def convert(
     _print_rest(console, found, unmatched_annotations(found))
     written = [result for result in results if result.status == "written"]
     console.print(f"Wrote {len(written)} of {len(results)} volumes to {out}", markup=False)
+    if any(result.label for result in written):
+        console.print(
+            f"Next: medseg3d datalist build {out} -o {out / 'dataset.json'} --labels {out / 'labels.json'} "
+            "--patient-regex '^([^_]+)_'",
+            markup=False,
+        )
     if any(result.failed for result in results) or not written:
         raise typer.Exit(1)
 
 
 def _print_volumes(console: Console, results: Sequence[Converted]) -> None:
-    table = Table("volume", "", "voxels", "mm", "slices", "label", title="Volumes", title_justify="left")
+    table = Table(title="Volumes", title_justify="left")
+    for column in ("volume", "", "voxels", "mm", "slices", "label"):
+        table.add_column(column, overflow="fold")
     for result in results:
         status = {"written": "written", "left out": "[dim]left out[/]", "refused": "[red]refused[/]"}[result.status]
         voxels = "×".join(map(str, result.shape)) or "–"
