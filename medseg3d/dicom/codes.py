@@ -191,10 +191,11 @@ def _structure(words: Words, *, plural: bool = False) -> LabelCode | None:
     row = _table().get(words)
     modifier = None
     if row is None:
-        # "right lateral ventricle": only without "right" it is in the table.
-        extra = [w for w in sorted(words) if (w in LATERALITY or w in MODIFIERS) and words - {w} in _table()]
-        row = _table()[words - {extra[0]}] if len(extra) == 1 else None
-        modifier = _modifier(extra[0]) if row is not None else None
+        # Sides first: the "right lateral ventricle" is the brain's, not a lateral part of the heart's right one.
+        sides_first = [*sorted(words & LATERALITY.keys()), *sorted(words & MODIFIERS.keys())]
+        extra = next((word for word in sides_first if words - {word} in _table()), None)
+        row = _table()[words - {extra}] if extra is not None else None
+        modifier = _modifier(extra) if extra is not None else None
     if row is None:
         return None
     if modifier is None and plural and row[1] in PAIRED:
