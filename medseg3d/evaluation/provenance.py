@@ -17,9 +17,10 @@ from medseg3d.errors import UsageError
 from medseg3d.evaluation.model import CaseResult
 from medseg3d.evaluation.pairing import sidecar_of
 
-__all__ = ["command_line", "provenance", "read_run", "versions"]
+__all__ = ["command_line", "file_provenance", "provenance", "read_run", "versions"]
 
-PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "SimpleITK", "edt", "connected-components-3d", "plotly")
+PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "SimpleITK", "edt", "connected-components-3d", "scikit-learn",
+            "pycocotools", "plotly")  # fmt: skip
 # Of a run's configuration, what a reader of a result asks for; all of it is in run.json.
 CONFIGURATION = (
     "datalist", "fold", "seed", "labels", "spacing", "patch_size", "window_hu", "batch_size", "iterations_per_epoch",
@@ -55,6 +56,16 @@ def provenance(
         "settings": dict(settings),
     }
     return content | ({"training": _training(run)} if run is not None else {})
+
+
+def file_provenance(files: Sequence[Path], *, started: datetime) -> dict[str, Any]:
+    """What goes into ``summary.json`` where the inputs are single files: their hash, versions, command, time."""
+    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
+    return versions() | {
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
+        "data_sha256": digest.hexdigest(),
+    }
 
 
 def versions() -> dict[str, Any]:
