@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,19 +106,33 @@ def _check_slice(polygons: Sequence[Lattice], counts: _Shapes, grid: SeriesGrid)
     crossing_itself = np.unique(pairs[pairs[:, 0] == pairs[:, 1], 0])
     counts.self_crossings += int((pairs[:, 0] == pairs[:, 1]).sum())
     counts.crossings += int((pairs[:, 0] != pairs[:, 1]).sum())
-    (i, j), shape = _box(unique, grid)
-    local = [p - (i * STEPS, j * STEPS) for p in unique]
     for n in crossing_itself:
-        winding = fill_winding([local[n]], shape)
+        winding = _filled_box(unique[n], grid, fill_winding)[1]
         counts.self_crossing_voxels += int(((winding != 0) & (winding % 2 == 0)).sum())
     if len(unique) > 1:
-        covered = np.sum([fill_even_odd([p], shape) for p in local], axis=0)
-        holes = int(((covered > 0) & (covered % 2 == 0)).sum())
+        shared = _shared_pixels(unique, grid)
         if (pairs[:, 0] != pairs[:, 1]).any():
-            counts.crossing_voxels += holes
+            counts.crossing_voxels += shared
         else:
-            counts.nested_slices += holes > 0
+            counts.nested_slices += shared > 0
     return unique
+
+
+def _shared_pixels(polygons: Sequence[Lattice], grid: SeriesGrid) -> int:
+    """Number of pixels inside an even number of polygons, but not none: whether they are inside depends on the rule."""
+    covered = np.zeros(grid.shape[:2], dtype=np.uint16)
+    for polygon in polygons:
+        (i, j), inside = _filled_box(polygon, grid, fill_even_odd)
+        covered[i : i + inside.shape[0], j : j + inside.shape[1]] += inside
+    return int(((covered > 0) & (covered % 2 == 0)).sum())
+
+
+def _filled_box(
+    polygon: Lattice, grid: SeriesGrid, fill: Callable[[Sequence[Lattice], tuple[int, int]], NDArray[Any]]
+) -> tuple[tuple[int, int], NDArray[Any]]:
+    """First pixel of the box around a polygon, and what ``fill`` makes of the polygon in it."""
+    (i, j), shape = _box([polygon], grid)
+    return (i, j), fill([polygon - (i * STEPS, j * STEPS)], shape)
 
 
 def _shape_findings(roi: Roi, counts: _Shapes) -> Iterator[Finding]:

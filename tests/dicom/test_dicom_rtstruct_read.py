@@ -46,14 +46,14 @@ def masks_by_matplotlib(dataset: pydicom.Dataset, grid: SeriesGrid) -> np.ndarra
     """Centres inside each contour by Agg's point-in-polygon, exclusive-or over the contours of a slice."""
     mask = np.zeros(grid.shape, bool)
     origin, spacing = grid.affine_lps[:3, 3], np.diag(grid.affine_lps)[:3]
-    i, j = np.meshgrid(np.arange(grid.shape[0]), np.arange(grid.shape[1]), indexing="ij")
-    centres_mm = np.stack([origin[0] + i * spacing[0], origin[1] + j * spacing[1]], axis=-1)
     for contour in dataset.ROIContourSequence[0].ContourSequence:
         points = np.array(contour.ContourData, float).reshape(-1, 3)
         k = round((points[0, 2] - origin[2]) / spacing[2])
-        near = ((centres_mm > points[:, :2].min(0)) & (centres_mm < points[:, :2].max(0))).all(-1)
-        inside = MatplotlibPath(np.vstack([points[:, :2], points[:1, :2]])).contains_points(centres_mm[near])
-        mask[near, k] ^= inside
+        low, high = (np.floor((edge(0) - origin) / spacing).astype(int) for edge in (points.min, points.max))
+        i, j = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1), indexing="ij")
+        centres_mm = np.stack([origin[0] + i * spacing[0], origin[1] + j * spacing[1]], axis=-1)
+        ring = MatplotlibPath(np.vstack([points[:, :2], points[:1, :2]]))
+        mask[i, j, k] ^= ring.contains_points(centres_mm.reshape(-1, 2)).reshape(i.shape)
     return mask
 
 
