@@ -212,10 +212,9 @@ def _tolerances(regions: Sequence[Region], tolerance_mm: float | Mapping[str, fl
     if not isinstance(tolerance_mm, Mapping):
         tolerance_mm = dict.fromkeys(names, tolerance_mm)
     for name in names:
-        if not tolerance_mm.get(name, -1.0) >= 0:
-            raise UsageError(
-                f"{name} has no NSD tolerance of 0 mm or more: {tolerance_mm.get(name, 'none')} was given."
-            )
+        given = tolerance_mm.get(name)
+        if given is None or not given >= 0:
+            raise UsageError(f"{name} needs an NSD tolerance of 0 mm or more; {given} was given.")
     return {name: float(tolerance_mm[name]) for name in names}
 
 

@@ -22,6 +22,7 @@ from medseg3d.metrics.surface import REACH, TIE_MM
 MASK_PAIRS = array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=9).flatmap(
     lambda shape: st.tuples(*[arrays(bool, shape, elements=st.booleans(), fill=st.booleans())] * 2)
 )
+LAW = settings(max_examples=40, deadline=None)
 SPACINGS = st.tuples(*[st.floats(0.3, 5.0)] * 3)
 NEITHER_EMPTY = MASK_PAIRS.filter(lambda pair: pair[0].any() and pair[1].any())
 
@@ -121,6 +122,7 @@ def test_outside_the_array_is_background():
     assert cut.hausdorff_mm() == 1.0
 
 
+@LAW
 @given(NEITHER_EMPTY, SPACINGS)
 def test_room_around_the_masks_changes_nothing(pair, spacing):
     for distances in (voxel_surface_distances, surfel_distances):
@@ -148,7 +150,7 @@ def test_one_empty_mask_is_infinitely_far_and_two_are_undefined():
 # Against others.
 
 
-@settings(max_examples=60, deadline=None)
+@LAW
 @given(NEITHER_EMPTY, SPACINGS)
 def test_point_wise_measures_are_those_of_monai(pair, spacing):
     found = voxel_surface_distances(*pair, spacing_mm=spacing)
@@ -161,7 +163,7 @@ def test_point_wise_measures_are_those_of_monai(pair, spacing):
     assert found.mean_mm() == pytest.approx(mean, rel=1e-5, abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@LAW
 @given(NEITHER_EMPTY, SPACINGS, st.floats(0.1, 6.0))
 def test_weighted_measures_are_those_of_surface_distance(pair, spacing, tolerance):
     found = surfel_distances(*pair, spacing_mm=spacing)
@@ -192,6 +194,7 @@ def test_measures_of_smooth_masks_are_those_of_monai_and_surface_distance(seed):
         assert points.overlap(tolerance) == pytest.approx(float(monai), abs=1e-6)
 
 
+@LAW
 @given(arrays(bool, (7, 9)), arrays(bool, (7, 9)), st.tuples(st.floats(0.3, 5.0), st.floats(0.3, 5.0)))
 def test_pictures_have_contours(reference, prediction, spacing):
     assume(reference.any() and prediction.any())
@@ -205,7 +208,7 @@ def test_pictures_have_contours(reference, prediction, spacing):
     assert points.hausdorff_mm(95) == pytest.approx(float(monai), rel=1e-5, abs=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@LAW
 @given(NEITHER_EMPTY, SPACINGS)
 def test_hausdorff_distance_of_the_surfaces_is_that_of_simpleitk(pair, spacing):
     # ITK measures between sets of voxels: given the surfaces themselves, its sets are the ones meant here.
@@ -222,6 +225,7 @@ def test_hausdorff_distance_of_the_surfaces_is_that_of_simpleitk(pair, spacing):
 # Laws.
 
 
+@LAW
 @given(NEITHER_EMPTY, SPACINGS)
 def test_every_distance_is_that_of_an_exhaustive_search(pair, spacing):
     found = voxel_surface_distances(*pair, spacing_mm=spacing)
@@ -243,6 +247,7 @@ def test_near_and_far_are_searched_alike(gap, spacing):
         assert voxel_surface_distances(a, b, spacing_mm=spacing).hausdorff_mm() == pytest.approx(expected)
 
 
+@LAW
 @given(NEITHER_EMPTY, SPACINGS)
 def test_measures_are_symmetric_and_ordered(pair, spacing):
     for distances in (voxel_surface_distances, surfel_distances):
@@ -256,6 +261,7 @@ def test_measures_are_symmetric_and_ordered(pair, spacing):
         assert forward.overlap(1.0) <= forward.overlap(2.0)
 
 
+@LAW
 @given(NEITHER_EMPTY, SPACINGS, st.floats(0.5, 3.0))
 def test_a_grid_twice_as_coarse_in_mm_has_distances_twice_as_long(pair, spacing, factor):
     found = surfel_distances(*pair, spacing_mm=spacing)
@@ -264,6 +270,7 @@ def test_a_grid_twice_as_coarse_in_mm_has_distances_twice_as_long(pair, spacing,
     assert scaled.reference_weight == pytest.approx(factor**2 * found.reference_weight)
 
 
+@LAW
 @given(NEITHER_EMPTY)
 def test_a_mask_is_at_no_distance_from_itself(pair):
     for distances in (voxel_surface_distances, surfel_distances):

@@ -6,13 +6,14 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from surface_distance import lookup_tables
 
 from medseg3d.metrics.surfels import neighbour_codes, surfel_sizes
 
+LAW = settings(max_examples=40, deadline=None)
 SPACINGS = st.tuples(*[st.floats(0.2, 8.0)] * 3)
 CUBES = arrays(bool, (2, 2, 2))
 
@@ -21,6 +22,7 @@ def code_of(cube: np.ndarray) -> int:
     return int(neighbour_codes(cube).item())
 
 
+@LAW
 @given(SPACINGS)
 def test_areas_are_those_of_surface_distance(spacing):
     assert surfel_sizes(spacing) == pytest.approx(
@@ -28,6 +30,7 @@ def test_areas_are_those_of_surface_distance(spacing):
     )
 
 
+@LAW
 @given(SPACINGS)
 def test_lengths_are_those_of_surface_distance(spacing):
     assert surfel_sizes(spacing[:2]) == pytest.approx(
@@ -35,12 +38,14 @@ def test_lengths_are_those_of_surface_distance(spacing):
     )
 
 
+@LAW
 @given(CUBES, SPACINGS)
 def test_inside_and_outside_have_one_area(cube, spacing):
     sizes = surfel_sizes(spacing)
     assert sizes[code_of(cube)] == pytest.approx(sizes[code_of(~cube)], rel=1e-12)
 
 
+@LAW
 @given(CUBES, SPACINGS, st.sampled_from(list(permutations(range(3)))), st.sets(st.integers(0, 2)))
 def test_turning_and_mirroring_changes_no_area(cube, spacing, order, flipped):
     turned = np.flip(cube.transpose(order), tuple(flipped))
@@ -85,6 +90,7 @@ def test_the_surface_of_a_ball_is_near_its_own():
     assert 1.0 < area / (4 * np.pi * radius**2) < 1.12
 
 
+@LAW
 @given(arrays(bool, array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=5)))
 def test_codes_are_read_from_the_eight_voxels_around(mask):
     codes = neighbour_codes(mask)
