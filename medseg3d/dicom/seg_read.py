@@ -160,13 +160,28 @@ def _decoded(dataset: Any, frames: Sequence[Frame]) -> Iterator[tuple[int, Frame
     """Number from 1, header and stored values (row, column) of every frame, one at a time."""
     from pydicom.pixels import iter_pixels
 
+    packed = dataset.BitsAllocated == 1 and not dataset.file_meta.TransferSyntaxUID.is_compressed
     # raw: the values themselves, also where a label map has a palette.
-    decoded = iter_pixels(dataset, raw=True)
+    decoded = _unpacked(dataset, len(frames)) if packed else iter_pixels(dataset, raw=True)
     for number, frame in enumerate(frames, start=1):
         pixels = next(decoded, None)
         if pixels is None:
             raise DicomError(f"the SEG describes {len(frames)} frames and holds {number - 1}: it is truncated.")
         yield number, frame, pixels
+
+
+def _unpacked(dataset: Any, count: int) -> Iterator[NDArray[np.uint8]]:
+    """Frames (row, column) of one bit a pixel, which follow each other without regard to bytes (PS3.5 8.1.1).
+
+    pydicom 3.0 stops at frames that do not begin at a byte.
+    """
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    size = rows * columns
+    data = np.frombuffer(dataset.PixelData, dtype=np.uint8)
+    for begin in range(0, min(count, 8 * len(data) // size) * size, size):
+        first, last = begin // 8, -(-(begin + size) // 8)
+        bits = np.unpackbits(data[first:last], bitorder="little")[begin % 8 :][:size]
+        yield bits.reshape(rows, columns)
 
 
 def _masks_of(

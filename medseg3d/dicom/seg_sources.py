@@ -95,9 +95,7 @@ def _header(ref: SliceRef) -> Any:
     with damage_as_error(ref.file, "an image of the series"):
         header = read_dataset(ref.file, stop_before_pixels=True)
         if str(header.SOPInstanceUID) != ref.sop_instance_uid:
-            raise DicomError(
-                f"holds the instance {header.SOPInstanceUID}, not {ref.sop_instance_uid} before: it was changed."
-            )
+            raise DicomError(f"holds the instance {header.SOPInstanceUID}, not {ref.sop_instance_uid} as before.")
     return header
 
 
