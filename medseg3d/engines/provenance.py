@@ -42,6 +42,10 @@ MAY_CHANGE = frozenset(
     }
 )
 
+# What MONAI's ``--tracking mlflow`` adds at the top level; the name of the configuration's copy holds the time.
+TRACKING = frozenset({"experiment_name", "is_not_rank0", "run_name", "save_execute_config", "tracking_uri"})
+TRACKED_ENGINES = (("train", "trainer", "train_handlers"), ("validate", "evaluator", "val_handlers"))
+
 PACKAGES = ("medseg3d", "monai", "torch", "numpy", "nibabel", "torchio", "pytorch-ignite")
 
 
@@ -89,6 +93,7 @@ def record_run(trainer: ResumableTrainer) -> Path:
 
 
 def _require_same_config(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+    old, new = _without_tracking(old), _without_tracking(new)
     changed = [key for key in sorted(old.keys() | new.keys()) if key not in MAY_CHANGE and old.get(key) != new.get(key)]
     if changed:
         listed = "; ".join(f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in changed[:3])
@@ -96,6 +101,18 @@ def _require_same_config(old: Mapping[str, Any], new: Mapping[str, Any], path: P
             f"{path.parent}: the run was started with another configuration ({listed}). Resume with the one it had, or "
             "start anew in another --output_dir."
         )
+
+
+def _without_tracking(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without what ``--tracking`` adds: a resumed run may be tracked elsewhere, or not at all."""
+    kept: dict[str, Any] = {key: value for key, value in config.items() if key not in TRACKING}
+    for section, engine, handlers in TRACKED_ENGINES:
+        if handlers in kept.get(section, {}).get(engine, {}):
+            listed = kept[section][engine][handlers]
+            own = [h for h in listed if not (isinstance(h, dict) and h.get("_target_") == "MLFlowHandler")]
+            values = {key: value for key, value in kept[section][engine].items() if key != handlers}
+            kept[section] = kept[section] | {engine: values | ({handlers: own} if own else {})}
+    return kept
 
 
 def _short(value: Any) -> str:

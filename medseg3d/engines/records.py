@@ -195,7 +195,8 @@ class Progress(EpochRecord):
                 if engine.state.best_metric_epoch > 0 and engine.evaluator is not None
                 else ""
             )
-            text = f"Epoch {engine.state.epoch}/{engine.state.max_epochs}  loss {engine.state.output['loss']:.3f}{best}"
+            loss = engine.state.output[0]["loss"]
+            text = f"Epoch {engine.state.epoch}/{engine.state.max_epochs}  loss {loss:.3f}{best}"
             self.bar.update(self.task, completed=engine.state.iteration, description=text)
 
     def _stop(self) -> None:

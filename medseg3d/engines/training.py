@@ -294,7 +294,8 @@ class ResumableTrainer(SupervisedTrainer):
             )
 
 
-def _training_step(engine: ResumableTrainer, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _training_step(engine: ResumableTrainer, batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """One step; its loss as MONAI's handlers (MLflow's among them) read it, from the first of a list of results."""
     device = engine.state.device
     image = batch["image"].to(device, non_blocking=engine.non_blocking)
     label = batch["label"].to(device, non_blocking=engine.non_blocking)
@@ -316,11 +317,11 @@ def _training_step(engine: ResumableTrainer, batch: dict[str, torch.Tensor]) -> 
         norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), engine.clip_grad_norm)
         if not engine.loss_scaler.is_enabled() and not _is_usable(norm, engine):
             engine.lr_scheduler.step()
-            return {"loss": loss.detach()}
+            return [{"loss": loss.detach()}]
     engine.loss_scaler.step(engine.optimizer)
     engine.loss_scaler.update()
     engine.lr_scheduler.step()
-    return {"loss": loss.detach()}
+    return [{"loss": loss.detach()}]
 
 
 def _is_usable(norm: torch.Tensor, engine: ResumableTrainer) -> bool:
@@ -358,13 +359,13 @@ def _start_epoch(engine: ResumableTrainer) -> None:
 
 
 def _count_loss(engine: ResumableTrainer) -> None:
-    engine.loss_sum += float(engine.state.output["loss"])
+    engine.loss_sum += float(engine.state.output[0]["loss"])
 
 
 def _finish_epoch(engine: ResumableTrainer) -> None:
     state = engine.state
     due = state.epoch % engine.val_interval == 0 or state.epoch == state.max_epochs
-    metrics = _validate(engine.evaluator) if due else {}
+    metrics = _validate(engine.evaluator, state.epoch) if due else {}
     key = metrics[engine.evaluator.state.key_metric_name] if metrics and engine.evaluator is not None else math.nan
     better = engine.evaluator is None or (due and (state.best_metric_epoch < 0 or key > state.best_metric))
     if better:
@@ -381,10 +382,11 @@ def _finish_epoch(engine: ResumableTrainer) -> None:
         engine.terminate()
 
 
-def _validate(evaluator: SupervisedEvaluator | None) -> dict[str, float]:
+def _validate(evaluator: SupervisedEvaluator | None, epoch: int) -> dict[str, float]:
+    """The metrics of a validation; handlers of the evaluator (MLflow's) are told which epoch it is of."""
     if evaluator is None:
         return {}
-    evaluator.run()
+    evaluator.run(epoch)
     return dict(evaluator.state.metrics)
 
 
