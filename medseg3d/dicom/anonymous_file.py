@@ -78,6 +78,8 @@ def method_codes(options: Options) -> tuple[tuple[str, str], ...]:
         codes.append(("113107", "Retain Longitudinal Temporal Information Modified Dates Option"))
     if options.characteristics:
         codes.append(("113108", "Retain Patient Characteristics Option"))
+    if options.safe_private:
+        codes.append(("113111", "Retain Safe Private Option"))
     return tuple(codes)
 
 

@@ -19,6 +19,7 @@ from pydicom.sequence import Sequence
 from medseg3d.dicom.identifiers import ID_TAGS, Identifiers, looks_identifying
 from medseg3d.dicom.profile import TEXT_VRS, Action, Options, action_of, in_dictionary
 from medseg3d.dicom.pseudonyms import Pseudonyms
+from medseg3d.dicom.safe_private import safe_private_tags
 
 __all__ = ["Changes", "clean_dataset", "identifiers_of", "identity_of"]
 
@@ -111,7 +112,10 @@ def _elements(dataset: Dataset) -> Iterator[DataElement]:
 
 def _clean(dataset: Dataset, cleaner: _Cleaner, *, dummy: bool = False) -> None:
     """Go through a data set; with ``dummy``, every value that is no UID becomes a dummy."""
+    safe = safe_private_tags(dataset) if cleaner.options.safe_private and not dummy else frozenset()
     for tag in list(dataset.keys()):
+        if tag in safe:
+            continue
         if tag.element == 0:  # group lengths, retired, and wrong after the first change
             del dataset[tag]
             continue

@@ -100,11 +100,13 @@ class Options:
             intervals stay; times of day stay as they are. The birth date goes in either case.
         characteristics: keep sex, age, size, weight, pregnancy and smoking status.
         descriptions: keep series, study and ROI names and the like where no identifier, date or long number is in them.
+        safe_private: keep the private attributes of ``medseg3d.dicom.safe_private``: b-values, scale factors.
     """
 
     dates: Literal["remove", "shift"] = "remove"
     characteristics: bool = False
     descriptions: bool = False
+    safe_private: bool = False
 
 
 @lru_cache(maxsize=8192)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,13 +13,14 @@ from datetime import date
 from io import BytesIO
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.datadict import DicomDictionary, dictionary_keyword
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -29,11 +31,16 @@ from pydicom.uid import (
 )
 
 from medseg3d.cli import main
+from medseg3d.dicom import ConvertOptions, convert, read_series
 from medseg3d.dicom.clean import clean_dataset
 from medseg3d.dicom.deidentifying import Deidentified, deidentify
 from medseg3d.dicom.identifiable import burned_in, unfit
+from medseg3d.dicom.labels import LabelRules
+from medseg3d.dicom.naming import Naming
+from medseg3d.dicom.orient import to_series_grid
 from medseg3d.dicom.profile import Options, action_of
 from medseg3d.dicom.pseudonyms import Pseudonyms, read_key
+from medseg3d.dicom.rtstruct_write import write_rtstruct
 from medseg3d.errors import UsageError
 from medseg3d.phantom import make_case
 from medseg3d.phantom.dicom import Patient, write_ct_series
@@ -66,7 +73,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dataset.save_as(folder / "CT" / f"Mustermann_{number}", enforce_file_format=True)
         path.unlink()
     slices = [pydicom.dcmread(path) for path in sorted((folder / "CT").iterdir())]
-    _write_rtstruct(folder / "RS_Mustermann.dcm", slices)
+    mask = to_series_grid(case.label, case.affine, read_series(folder / "CT").grid)
+    _write_rtstruct(folder / "RS_Mustermann.dcm", folder / "CT", mask)
     _write_seg(folder / "SEG.dcm", slices)
     (folder / "DICOMDIR").write_bytes(b"Mustermann")
     (folder / "letter.txt").write_text("Dear Mrs Mustermann")
@@ -126,33 +134,17 @@ def _code(value: str, meaning: str) -> Dataset:
     return code
 
 
-def _write_rtstruct(path: Path, slices: list[Dataset]) -> None:
-    first = slices[0]
-    ds = Dataset()
-    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "FrameOfReferenceUID"):
-        setattr(ds, keyword, first[keyword].value)
-    ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.481.3", ROOT + "5"
-    ds.SeriesInstanceUID, ds.Modality = ROOT + "6", "RTSTRUCT"
+def _write_rtstruct(path: Path, folder: Path, mask: np.ndarray) -> None:
+    """Contours by the project's own writer, which copies the patient from the slices; and more of the patient."""
+    volume = read_series(folder)
+    labels = {"liver": 1, "of Mustermann": 2, "aorta": 5}
+    write_rtstruct(np.where(np.isin(mask, [1, 2, 5]), mask, 0), volume.grid, path, labels=labels)
+    ds = pydicom.dcmread(path)
     ds.StructureSetLabel, ds.StructureSetDate, ds.StructureSetTime = "Mustermann", "20230518", "101010"
-    images = Sequence()
-    for image in slices:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-        images.append(item)
-    series, referenced, frame = Dataset(), Dataset(), Dataset()
-    series.SeriesInstanceUID, series.ContourImageSequence = first.SeriesInstanceUID, images
-    referenced.ReferencedSOPClassUID, referenced.ReferencedSOPInstanceUID = "1.2.840.10008.3.1.2.3.1", ROOT + "1"
-    referenced.RTReferencedSeriesSequence = Sequence([series])
-    frame.FrameOfReferenceUID = first.FrameOfReferenceUID
-    frame.RTReferencedStudySequence = Sequence([referenced])
-    ds.ReferencedFrameOfReferenceSequence = Sequence([frame])
-    liver, patient = Dataset(), Dataset()
-    for number, (roi, name) in enumerate(((liver, "liver"), (patient, "GTV Mustermann")), start=1):
-        roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = number, name, first.FrameOfReferenceUID
-    ds.StructureSetROISequence = Sequence([liver, patient])
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    ds.save_as(path, enforce_file_format=True)
+    ds.RTROIObservationsSequence[0].ROIInterpreter = "Zwiebel^Anton"
+    ds.SOPInstanceUID, ds.SeriesInstanceUID = ROOT + "5", ROOT + "6"
+    ds.file_meta.MediaStorageSOPInstanceUID = ROOT + "5"
+    ds.save_as(path)
 
 
 def _write_seg(path: Path, slices: list[Dataset]) -> None:
@@ -214,7 +206,7 @@ def test_the_search_finds_what_the_source_is_full_of(study: Path):
 
 @pytest.mark.parametrize(
     "options",
-    [Options(), Options("shift"), Options("shift", characteristics=True, descriptions=True)],
+    [Options(), Options("shift"), Options("shift", characteristics=True, descriptions=True, safe_private=True)],
     ids=["basic", "shifted", "most kept"],
 )
 def test_no_byte_of_any_file_has_anything_of_the_patient(study: Path, tmp_path: Path, options: Options):
@@ -295,13 +287,13 @@ def test_pixels_geometry_and_technique_stay(study: Path, tmp_path: Path):
 
 def test_what_was_done_is_stated_in_the_file(study: Path, tmp_path: Path):
     run(study, tmp_path / "a")
-    run(study, tmp_path / "b", options=Options("shift", characteristics=True, descriptions=True))
+    run(study, tmp_path / "b", options=Options("shift", characteristics=True, descriptions=True, safe_private=True))
     (basic, *_), (kept, *_) = read_all(tmp_path / "a")["CT"], read_all(tmp_path / "b")["CT"]
     assert (basic.PatientIdentityRemoved, basic.LongitudinalTemporalInformationModified) == ("YES", "REMOVED")
     assert [code.CodeValue for code in basic.DeidentificationMethodCodeSequence] == ["113100"]
     assert "PS3.15 Basic Profile" in basic.DeidentificationMethod
     codes = [code.CodeValue for code in kept.DeidentificationMethodCodeSequence]
-    assert codes == ["113100", "113105", "113107", "113108"]
+    assert codes == ["113100", "113105", "113107", "113108", "113111"]
     assert kept.LongitudinalTemporalInformationModified == "MODIFIED"
     assert (basic.PatientSex, "PatientAge" in basic, kept.PatientSex, kept.PatientAge) == ("", False, "O", "050Y")
 
@@ -313,7 +305,24 @@ def test_descriptions_are_kept_only_where_nothing_identifies(study: Path, tmp_pa
         [roi.ROIName for roi in read_all(tmp_path / folder)["RTSTRUCT"][0].StructureSetROISequence]
         for folder in ("a", "b")
     ]
-    assert names == [["", ""], ["liver", "ANONYMIZED"]]
+    assert names == [["", "", ""], ["liver", "ANONYMIZED", "aorta"]]
+
+
+def test_it_converts_to_the_same_volume_and_labels(study: Path, tmp_path: Path):
+    run(study, tmp_path / "out", options=Options(descriptions=True))
+    rules = LabelRules(Naming({"liver": 1, "spleen": 2, "aorta": 5}, {"of Mustermann": "spleen", "ANON*": "spleen"}))
+    contours = {study: ROOT + "5", tmp_path / "out": NAMES.uid(ROOT + "5")}  # the SEG has a liver too
+    ((before,), (after,)) = (
+        convert(source, tmp_path / uid, options=ConvertOptions(labels=rules, annotation=uid))
+        for source, uid in contours.items()
+    )
+    assert after.image is not None
+    for old, new in ((before.image, after.image), (before.label, after.label)):
+        first, second = nibabel.load(old), nibabel.load(new)
+        np.testing.assert_array_equal(np.asarray(first.dataobj), np.asarray(second.dataobj))
+        np.testing.assert_array_equal(first.affine, second.affine)
+    assert {1, 2, 5} <= set(np.unique(np.asarray(nibabel.load(after.label).dataobj)))
+    assert [finding.code for finding in after.findings] == [finding.code for finding in before.findings]
 
 
 # --- Dates ------------------------------------------------------------------------------------------------------------
@@ -384,7 +393,7 @@ def encoded(ds: Dataset) -> bytes:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("options", [Options(), Options("shift", True, True)], ids=["basic", "most kept"])
+@pytest.mark.parametrize("options", [Options(), Options("shift", True, True, True)], ids=["basic", "most kept"])
 def test_a_name_is_found_in_any_text_attribute_at_any_depth(nested: bool, options: Options):
     inside = everything(TEXTS, "see Mustermann/old")
     for keyword in STRUCTURAL:
@@ -462,6 +471,27 @@ def test_a_value_that_its_vr_does_not_allow_goes():
     ds = pydicom.dcmread(BytesIO(b"\x28\x00\x10\x00US\x03\x00abc" + b"\x18\x00\x50\x00DS\x04\x003.5 "), force=True)
     clean_dataset(ds, pseudonyms=NAMES)
     assert ds.SliceThickness == 3.5
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian], ids=lambda uid: uid.name)
+def test_safe_private_numbers_stay_on_request_and_nothing_beside_them(syntax: pydicom.uid.UID):
+    ds = Dataset()
+    siemens = ds.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+    siemens.add_new(0x0C, "IS", "1000")
+    siemens.add_new(0x0E, "FD", [0.6, 0.8, 0.0])
+    siemens.add_new(0x08, "CS", "IMAGE NUM 4")
+    ge = ds.private_block(0x0043, "GEMS_PARM_01", create=True)
+    ge.add_new(0x39, "LO", "MUSTERMANN")
+    ds.private_block(0x0029, "KLINIKUM", create=True).add_new(0x0C, "IS", "1000")
+    stream = BytesIO()
+    with pydicom.config.disable_value_validation():
+        pydicom.dcmwrite(stream, ds, implicit_vr=syntax.is_implicit_VR, little_endian=True)
+    for kept in (False, True):
+        ds = pydicom.dcmread(BytesIO(stream.getvalue()), force=True)
+        clean_dataset(ds, pseudonyms=NAMES, options=Options(safe_private=kept))
+        private = [f"{element.tag:08x}" for element in ds if element.tag.is_private]
+        assert private == (["00190010", "0019100c", "0019100e"] if kept else [])
+    assert ds[0x0019100C].value == 1000
 
 
 # --- Pseudonyms -------------------------------------------------------------------------------------------------------
@@ -731,9 +761,9 @@ def test_real_studies_lose_their_ids_and_stay_as_valid_as_they_were(data_dir: Pa
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not Path("/usr/bin/dciodvfy").exists(), reason="dciodvfy (Debian's dicom3tools) is not installed")
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is not installed")
 @pytest.mark.parametrize("part", ["CT/image/000000.dcm", "PET/image/000000.dcm", "CT/mask/RS.dcm"])
-@pytest.mark.parametrize("options", [Options(), Options("shift", True, True)], ids=["basic", "most kept"])
+@pytest.mark.parametrize("options", [Options(), Options("shift", True, True, True)], ids=["basic", "most kept"])
 def test_the_validator_finds_no_new_error(data_dir: Path, tmp_path: Path, part: str, options: Options):
     source = data_dir / "ct_pet_mr_sarcoma" / "STS_001" / part
     (written,) = run(source, tmp_path / "out", options=options).written

@@ -47,6 +47,10 @@ def deidentify(
         bool,
         typer.Option("--keep-descriptions", help="Keep series, study and ROI names in which no identifier is found."),
     ] = False,
+    keep_safe_private: Annotated[
+        bool,
+        typer.Option("--keep-safe-private", help="Keep b-values, gradients and scale factors in private attributes."),
+    ] = False,
     allow_burned_in: Annotated[
         bool, typer.Option("--allow-burned-in", help="Take images that may show a name in their pixels.")
     ] = False,
@@ -78,7 +82,12 @@ def deidentify(
     from medseg3d.files import write_json
 
     console = Console(highlight=False, soft_wrap=True)
-    options = Options("shift" if keep_dates_shifted else "remove", keep_characteristics, keep_descriptions)
+    options = Options(
+        dates="shift" if keep_dates_shifted else "remove",
+        characteristics=keep_characteristics,
+        descriptions=keep_descriptions,
+        safe_private=keep_safe_private,
+    )
     with progress_bar(console, "De-identifying") as show:
         result = run(
             source,
