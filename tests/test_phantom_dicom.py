@@ -80,7 +80,7 @@ def test_a_left_handed_grid_is_stacked_the_other_way(tmp_path: Path):
 
 
 def test_every_number_has_at_most_16_characters(study: Path):
-    for path in (study / "training").rglob("*.dcm"):
+    for path in study.rglob("*.dcm"):
         for element in pydicom.dcmread(path).iterall():
             if element.VR == "DS" and not element.is_empty:
                 values = element.value if element.VM > 1 else [element.value]
@@ -106,7 +106,7 @@ def test_what_cannot_be_a_series_is_refused(tmp_path: Path, voxels: np.ndarray, 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is not installed")
 def test_the_validator_finds_no_error(study: Path):
-    for path in (*study.glob("*/*/CT/CT_0001.dcm"), *study.glob("training/*/RTSTRUCT.dcm")):
+    for path in (*study.glob("*/*/CT/CT_0001.dcm"), *study.glob("*/*/RTSTRUCT.dcm")):
         done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
         said = (done.stdout + done.stderr).splitlines()
         assert any(line.startswith(("CTImage", "RTStructureSet")) for line in said)
@@ -118,7 +118,7 @@ def test_the_files_say_that_nobody_was_imaged(study: Path):
         ds = pydicom.dcmread(path)
         assert str(ds.PatientName).startswith("PHANTOM^CT_00")
         assert ds.PatientID.startswith("PHANTOM-00")
-        assert "no patient was imaged" in ds.SeriesDescription
+        assert "no patient was imaged" in ds.StudyDescription
         assert ds.BurnedInAnnotation == "NO"
 
 
@@ -133,27 +133,17 @@ def test_converted_it_is_the_nifti_study(study: Path, tmp_path: Path):
     listed = json.loads((study / "study.json").read_text())
     plain = write_study(tmp_path / "nifti", modality="ct", cases=3, test_cases=1, seed=5, size=MIN_SIZE).parent
     rules = LabelRules(read_naming(study / "labels.yaml"))
-    for entry in listed["training"]:
-        case = entry["case"]
+    for entry in (*listed["training"], *listed["testing"]):
+        case, part = entry["case"], "Tr" if entry in listed["training"] else "Ts"
         out = tmp_path / "converted" / case
-        (converted,) = convert(study / "training" / case, out, options=ConvertOptions(labels=rules))
+        (converted,) = convert((study / entry["contours"]).parent, out, options=ConvertOptions(labels=rules))
         assert not converted.failed
-        for file, folder in ((converted.image, "imagesTr"), (converted.label, "labelsTr")):
+        for file, folder in ((converted.image, f"images{part}"), (converted.label, f"labels{part}")):
             assert file is not None
             ours = nibabel.as_closest_canonical(nibabel.load(file))
             expected = nibabel.as_closest_canonical(nibabel.load(plain / folder / f"{case}.nii.gz"))
             np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(expected.dataobj))
             np.testing.assert_allclose(ours.affine, expected.affine, atol=1e-3)
-
-
-def test_truth_lies_on_the_grid_of_its_series(study: Path):
-    (entry,) = json.loads((study / "study.json").read_text())["testing"]
-    volume = read_series(study / entry["series"])
-    truth = nibabel.load(study / entry["truth"])
-    np.testing.assert_allclose(truth.affine, volume.grid.affine_ras, atol=1e-4)
-    case = make_case("ct", 5, 3, size=MIN_SIZE)
-    expected = to_series_grid(case.label, case.affine, volume.grid)
-    np.testing.assert_array_equal(np.asarray(truth.dataobj), expected)
 
 
 def test_the_list_says_where_everything_is(study: Path):
@@ -166,10 +156,16 @@ def test_the_list_says_where_everything_is(study: Path):
         "contours": "training/ct_001/RTSTRUCT.dcm",
     }
     assert listed["testing"] == [
-        {"case": "ct_004", "patient": "PHANTOM-004", "series": "testing/ct_004/CT", "truth": "truth/ct_004.nii.gz"}
+        {
+            "case": "ct_004",
+            "patient": "PHANTOM-004",
+            "series": "testing/ct_004/CT",
+            "contours": "testing/ct_004/RTSTRUCT.dcm",
+        }
     ]
-    named = {entry[key] for part in ("training", "testing") for entry in listed[part] for key in entry}
-    assert {str(p.relative_to(study)) for p in study.glob("*/*") if p.is_file()} <= named | {"truth/ct_004.nii.gz"}
+    for entry in (*listed["training"], *listed["testing"]):
+        assert pydicom.dcmread(study / entry["contours"]).PatientID == entry["patient"]
+        assert len(list((study / entry["series"]).iterdir())) == read_series(study / entry["series"]).grid.shape[2]
 
 
 def test_images_are_the_same_for_the_same_arguments(tmp_path: Path):

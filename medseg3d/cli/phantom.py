@@ -45,8 +45,8 @@ def phantom(
     The labels are liver, spleen, left and right kidney, aorta, lungs, spine and (in some livers) a lesion.
     Files are laid out as in the Medical Segmentation Decathlon; the labels of test cases are in labelsTs.
 
-    As DICOM, each case to train on is a CT series with an RTSTRUCT, each test case a CT series whose label map is in
-    truth/; medseg3d dicom convert OUT/training DATA --labels OUT/labels.yaml makes images and labels of the former.
+    As DICOM, each case is a CT series with an RTSTRUCT, in training/ or testing/; medseg3d dicom convert OUT/training
+    DATA --labels OUT/labels.yaml makes images and labels of them.
 
     [bold]Examples[/]
 

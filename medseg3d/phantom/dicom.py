@@ -145,7 +145,7 @@ def _common(patient: Patient, shape: tuple[int, ...], affine_lps: Affine) -> dic
         "SeriesDate": DATE,
         "SeriesTime": TIME,
         "Modality": "CT",
-        "SeriesDescription": "Synthetic torso: no patient was imaged",
+        "SeriesDescription": "Phantom CT",
         "SeriesInstanceUID": _uid(patient, "series"),
         "SeriesNumber": 1,
         "PatientPosition": "HFS",
@@ -202,7 +202,7 @@ def _patient_and_study(patient: Patient) -> dict[str, Any]:
         "StudyDate": DATE,
         "StudyTime": TIME,
         "StudyID": patient.study,
-        "StudyDescription": "Synthetic study",
+        "StudyDescription": "Synthetic: no patient was imaged",
         "AccessionNumber": "",
         "ReferringPhysicianName": "",
     }

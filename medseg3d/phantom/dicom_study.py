@@ -1,11 +1,10 @@
-"""A phantom study as a hospital would send it: CT series, and contours of those to train on.
+"""A phantom study as a hospital would send it: CT series with contours, those to test on apart.
 
 ::
 
     OUT/training/<case>/CT/CT_0001.dcm …    a series
-    OUT/training/<case>/RTSTRUCT.dcm        the labels as contours over it
-    OUT/testing/<case>/CT/CT_0001.dcm …     a series that is kept apart
-    OUT/truth/<case>.nii.gz                 its labels, on the grid of the series, to score masks by
+    OUT/training/<case>/RTSTRUCT.dcm        its labels as contours
+    OUT/testing/<case>/…                    likewise; the contours are the truth to score masks by
     OUT/labels.yaml                         names and ids, for medseg3d dicom convert --labels
     OUT/study.json                          what was made; written last
 
@@ -23,32 +22,31 @@ from medseg3d.phantom.model import LABELS, Size
 
 __all__ = ["FOLDERS", "dicom_entry", "labels_of", "write_dicom_case", "write_labels"]
 
-FOLDERS = ("training", "testing", "truth")
+FOLDERS = ("training", "testing")
 LEAST_AGE, AGES = 20, 70  # years
 
 
 def dicom_entry(case: str, number: int, *, training: bool) -> dict[str, str]:
     """Where the files of a case lie, relative to the study."""
-    folder = f"{'training' if training else 'testing'}/{case}"
-    label = {"contours": f"{folder}/RTSTRUCT.dcm"} if training else {"truth": f"truth/{case}.nii.gz"}
-    return {"case": case, "patient": f"PHANTOM-{number:03d}", "series": f"{folder}/CT", **label}
+    folder = f"{FOLDERS[0] if training else FOLDERS[1]}/{case}"
+    patient = f"PHANTOM-{number:03d}"
+    return {"case": case, "patient": patient, "series": f"{folder}/CT", "contours": f"{folder}/RTSTRUCT.dcm"}
 
 
 def write_dicom_case(out: Path, entry: dict[str, str], seed: int, index: int, size: Size, lesions: bool) -> None:
-    """Make one CT case and write its series, and its labels as contours or as a label map."""
-    from medseg3d.dicom.nifti import nifti_header, write_nifti
+    """Make one CT case and write its series, and its labels as contours."""
     from medseg3d.dicom.orient import to_series_grid
     from medseg3d.dicom.rtstruct_write import write_rtstruct
 
     case = make_case("ct", seed, index, size=size, lesions=lesions)
     grid = write_ct_series(case.image, case.affine, out / entry["series"], patient=_patient(entry, seed, index))
-    mask = to_series_grid(case.label, case.affine, grid)
-    if "contours" in entry:
-        labels = labels_of(lesions=lesions)
-        write_rtstruct(mask, grid, out / entry["contours"], labels=labels, series_description="Truth of a phantom")
-        return
-    header = nifti_header(grid.shape, grid.affine_ras, mask.dtype)
-    write_nifti(out / entry["truth"], header, (mask[:, :, k] for k in range(grid.shape[2])))
+    write_rtstruct(
+        to_series_grid(case.label, case.affine, grid),
+        grid,
+        out / entry["contours"],
+        labels=labels_of(lesions=lesions),
+        series_description="Truth of a phantom",
+    )
 
 
 def write_labels(path: Path, *, lesions: bool) -> None:
