@@ -159,10 +159,14 @@ def _own_grid(dataset: Any, frames: Sequence[Frame]) -> SeriesGrid:
 def _decoded(dataset: Any, frames: Sequence[Frame]) -> Iterator[tuple[int, Frame, NDArray[Any]]]:
     """Number from 1, header and stored values (row, column) of every frame, one at a time."""
     from pydicom.pixels import iter_pixels
+    from pydicom.uid import RLELossless
 
-    packed = dataset.BitsAllocated == 1 and not dataset.file_meta.TransferSyntaxUID.is_compressed
-    # raw: the values themselves, also where a label map has a palette.
-    decoded = _unpacked(dataset, len(frames)) if packed else iter_pixels(dataset, raw=True)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    packed = dataset.BitsAllocated == 1 and not syntax.is_compressed
+    # raw: the values themselves, also where a label map has a palette. GDCM, which pydicom would ask first, ends the
+    # whole process on some damaged run lengths.
+    options = {"raw": True, "decoding_plugin": "pydicom" if syntax == RLELossless else ""}
+    decoded = _unpacked(dataset, len(frames)) if packed else iter_pixels(dataset, **options)
     for number, frame in enumerate(frames, start=1):
         pixels = next(decoded, None)
         if pixels is None:
