@@ -13,12 +13,27 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID
 
-__all__ = ["PARSE_ERRORS", "Key", "first", "integer", "items", "number", "numbers", "text", "texts", "words"]
+__all__ = [
+    "PARSE_ERRORS",
+    "Key",
+    "first",
+    "integer",
+    "items",
+    "number",
+    "numbers",
+    "text",
+    "texts",
+    "uid_name",
+    "words",
+]
 
 Key = str | int
 
@@ -27,7 +42,9 @@ PARSE_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    BytesLengthException,
     EOFError,
+    InvalidDicomError,
     LookupError,
     MemoryError,
     NotImplementedError,
@@ -132,6 +149,15 @@ def first(ds: Dataset, key: Key) -> Dataset:
     """The first item of a sequence, or an empty data set."""
     found = items(ds, key)
     return found[0] if found else Dataset()
+
+
+def uid_name(uid: str) -> str:
+    """What the standard calls a UID; the UID itself where it is none of the standard's, or malformed.
+
+    >>> uid_name("1.2.840.10008.1.2.5")
+    'RLE Lossless'
+    """
+    return str(UID(uid, validation_mode=IGNORE).name)
 
 
 def _raw(ds: Dataset, tag: BaseTag) -> Any:

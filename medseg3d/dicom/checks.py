@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from pydicom.uid import UID
 
+from medseg3d.dicom.attributes import uid_name
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Frame, Header
 from medseg3d.dicom.grouping import Group, geometry_differences
@@ -275,7 +275,8 @@ def _values(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Find
         yield Finding("contradictory_tags", "refusal", f"RescaleSlope is 0 in {zero} of {len(frames)} slices: every "
                       "value would be the same.", _EXPORT)  # fmt: skip
     maps = {(f.real_world.slope, f.real_world.intercept, f.real_world.unit) for f in frames if f.real_world}
-    other = [m for m in maps if all(m[:2] != (f.slope, f.intercept) for f in frames)]
+    used = {(f.slope, f.intercept) for f in frames}
+    other = [m for m in maps if not any(np.allclose(m[:2], u, rtol=1e-6, atol=1e-9) for u in used)]
     if other:
         yield Finding("real_world_values", "note", "The files map stored values to "
                       f"{other[0][2] or 'another unit'} as well (slope {other[0][0]:g}); the rescaled values are "
@@ -285,7 +286,7 @@ def _values(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Find
 def _compression(headers: Sequence[Header]) -> Iterator[Finding]:
     lossy = [h for h in headers if h.lossy or h.transfer_syntax in _LOSSY_SYNTAXES]
     if lossy:
-        how = lossy[0].lossy or UID(lossy[0].transfer_syntax).name
+        how = lossy[0].lossy or uid_name(lossy[0].transfer_syntax)
         yield Finding(
             "lossy_compression",
             "warning",
@@ -334,7 +335,7 @@ def check_series(groups: Sequence[Group], headers: Sequence[Header]) -> Iterator
                       "their positions cannot be compared.", "Convert with --split, one volume each.")  # fmt: skip
     for name in geometry_differences(heads) if len(heads) > 1 else ():
         yield _mixed(name, heads, groups)
-    if len(groups) > 1:
+    if len(groups) > len(heads):
         yield Finding("several_volumes", "note", f"The series holds {len(groups)} volumes: {_labels(groups)}.")
     ranked = {group.ranked_by for group in groups if group.ranked_by}
     if ranked:

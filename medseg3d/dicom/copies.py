@@ -33,7 +33,7 @@ def drop_copies(headers: Sequence[Header]) -> tuple[list[Header], list[Finding]]
     if equal:
         findings.append(Finding("duplicate_file", "note", f"{equal} files are copies of others and were left out."))
     if different:
-        names = " and ".join(h.file.member or h.file.path.name for h in different[0][:2])
+        names = " and ".join(str(h.file) for h in different[0][:2])
         findings.append(
             Finding(
                 "conflicting_copies",

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import pydicom
+from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from medseg3d.dicom.attributes import PARSE_ERRORS, first, integer, items, number, numbers, text, texts, words
 from medseg3d.dicom.files import Inflated, Opener, is_dicom
@@ -73,8 +74,10 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}" if str(error) else type(error).__name__
 
 
-def _read(ref: FileRef, stream: BinaryIO) -> Header | Other | Unreadable:
+def _read(ref: FileRef, stream: BinaryIO) -> Header | Other | Unreadable | None:
     ds = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+    if text(getattr(ds, "file_meta", Dataset()), "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        return None  # a DICOMDIR by another name
     sop_class, sop_uid = text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID")
     if not sop_class and not sop_uid and not text(ds, "SeriesInstanceUID"):
         return Unreadable(ref, "neither SOPClassUID, SOPInstanceUID nor SeriesInstanceUID: not a DICOM object")
@@ -137,7 +140,7 @@ def _layout(ds: Dataset, stream: BinaryIO) -> PixelLayout | None:
         return None
     keyword, offset, length, undefined = located
     meta = getattr(ds, "file_meta", Dataset())
-    syntax = UID(text(meta, "TransferSyntaxUID") or ImplicitVRLittleEndian)
+    syntax = UID(text(meta, "TransferSyntaxUID") or ImplicitVRLittleEndian, validation_mode=IGNORE)
     bits = integer(ds, "BitsAllocated") or {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword, 16)
     stored = integer(ds, "BitsStored") or bits
     high_bit = integer(ds, "HighBit")

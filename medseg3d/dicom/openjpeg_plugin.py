@@ -11,19 +11,19 @@ from typing import Any
 from pydicom import uid
 from pydicom.pixels import get_decoder
 
-__all__ = ["DECODER_DEPENDENCIES", "SYNTAXES", "is_available", "register"]
+__all__ = ["DECODER_DEPENDENCIES", "LABEL", "SYNTAXES", "is_available", "register"]
 
 SYNTAXES = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
 DECODER_DEPENDENCIES = dict.fromkeys(SYNTAXES, ("pylibjpeg-openjpeg>=2.0",))
-_LABEL = "medseg3d-openjpeg"
+LABEL = "medseg3d-openjpeg"
 
 
 def register() -> None:
     """Make pydicom's decoders use this plugin; again does nothing."""
     for syntax in SYNTAXES:
         decoder = get_decoder(syntax)
-        if _LABEL not in decoder.available_plugins:
-            decoder.add_plugin(_LABEL, (__name__, "decode_frame"))
+        if LABEL not in decoder.available_plugins:
+            decoder.add_plugin(LABEL, (__name__, "decode_frame"))
 
 
 def is_available(syntax: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from medseg3d.dicom.files import Opener
@@ -91,25 +92,41 @@ def _dtype(layout: PixelLayout) -> np.dtype[Any]:
 
 def _encapsulated(stream: BinaryIO, frame: Frame) -> NDArray[Any]:
     layout = frame.layout
-    decoder = _decoder(layout.transfer_syntax)
+    syntax = UID(layout.transfer_syntax, validation_mode=IGNORE)
     stream.seek(layout.offset)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pixels, _ = decoder.as_array(stream, index=frame.index, raw=True, **_options(layout))
+            pixels, _ = _decoder(syntax).as_array(
+                stream, index=frame.index, raw=True, decoding_plugin=_plugin(syntax), **_options(layout)
+            )
     except FILE_ERRORS as error:
-        syntax = UID(layout.transfer_syntax).name
-        raise DicomError(f"{_name(frame)} cannot be decoded ({syntax}): {reason_of(error)}. Export the file again, or "
-                         "uncompressed.") from error  # fmt: skip
+        if isinstance(error, DicomError):
+            raise
+        raise DicomError(
+            f"{_name(frame)} cannot be decoded ({syntax.name}): {reason_of(error)}. Export the file again, or "
+            "uncompressed."
+        ) from error
     return pixels
 
 
-def _decoder(syntax: str) -> Any:
-    from pydicom.pixels import get_decoder
+def _plugin(syntax: UID) -> str:
+    """The one library that decodes a transfer syntax: the same everywhere, and none tries what another refused."""
+    from pydicom.uid import JPEGLSTransferSyntaxes, RLELossless
 
     from medseg3d.dicom import openjpeg_plugin
 
-    openjpeg_plugin.register()
+    if syntax in openjpeg_plugin.SYNTAXES:
+        openjpeg_plugin.register()
+        return openjpeg_plugin.LABEL
+    if syntax == RLELossless:
+        return "pydicom"
+    return "pyjpegls" if syntax in JPEGLSTransferSyntaxes else "gdcm"
+
+
+def _decoder(syntax: UID) -> Any:
+    from pydicom.pixels import get_decoder
+
     # pydicom logs each failure with its traceback; the error that is raised here says the same in one line.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:

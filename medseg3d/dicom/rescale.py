@@ -64,13 +64,18 @@ def rescale(stored: NDArray[Any], frame: Frame, dtype: DTypeLike) -> NDArray[Any
         if frame.slope == 1 and frame.intercept == 0:
             return stored.astype(dtype)
         return (stored.astype(np.float64) * frame.slope + frame.intercept).astype(dtype)
+    if _bounds([frame]) is None:
+        raise ValueRangeError(f"{frame.source.file}: its values are not integers and do not fit {dtype}.")
     slope, intercept = int(frame.slope), int(frame.intercept)
     if not _holds(dtype, *_bounds_of(frame)):
         low, high = sorted((int(stored.min()) * slope + intercept, int(stored.max()) * slope + intercept))
         if not _holds(dtype, low, high):
             raise ValueRangeError(f"{frame.source.file}: values from {low} to {high} do not fit {dtype}.")
-    if slope == 1 and intercept == 0:
-        return stored.astype(dtype)
+    if slope == 1 and _holds(dtype, *_stored_bounds(frame.layout)) and _holds(dtype, intercept, intercept):
+        shifted = stored.astype(dtype)
+        if intercept:
+            shifted += dtype.type(intercept)
+        return shifted
     wide = np.int32 if max(stored.itemsize, dtype.itemsize) < 4 and abs(slope) < 2**14 else np.int64
     values: NDArray[Any] = stored.astype(wide) * slope + intercept
     return values.astype(dtype)
@@ -87,14 +92,14 @@ def clean_bits(stored: NDArray[Any], layout: PixelLayout) -> tuple[NDArray[Any],
     if stored.dtype.kind == "f" or layout.bits_stored >= width or top > width:
         return stored, False
     below, above = top - layout.bits_stored, width - top
+    low, high = _stored_bounds(layout)
+    if not below and low <= stored.min() and stored.max() <= high:
+        return stored, False
+    unsigned = stored.view(f"{stored.dtype.byteorder}u{stored.itemsize}")
+    surprising = not below and bool((unsigned >> layout.bits_stored).any())
     if stored.dtype.kind == "u":
-        cleaned = (stored >> below) & stored.dtype.type(2**layout.bits_stored - 1)
-        return cleaned, below == 0 and not np.array_equal(cleaned, stored)
-    cleaned = (stored << above) >> (above + below)
-    if below or np.array_equal(cleaned, stored):
-        return cleaned, False
-    unsigned = stored.view(stored.dtype.str.replace("i", "u"))
-    return cleaned, bool((unsigned >> layout.bits_stored).any())
+        return (stored >> below) & stored.dtype.type(2**layout.bits_stored - 1), surprising
+    return (stored << above) >> (above + below), surprising
 
 
 def _bounds(frames: Iterable[Frame]) -> tuple[float, float] | None:
@@ -107,10 +112,13 @@ def _bounds(frames: Iterable[Frame]) -> tuple[float, float] | None:
 
 
 def _bounds_of(frame: Frame) -> tuple[int, int]:
-    bits = frame.layout.bits_stored
-    stored = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if frame.layout.signed else (0, 2**bits - 1)
-    low, high = sorted(int(frame.slope) * s + int(frame.intercept) for s in stored)
+    low, high = sorted(int(frame.slope) * s + int(frame.intercept) for s in _stored_bounds(frame.layout))
     return low, high
+
+
+def _stored_bounds(layout: PixelLayout) -> tuple[int, int]:
+    bits = layout.bits_stored
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if layout.signed else (0, 2**bits - 1)
 
 
 def _holds(dtype: np.dtype[Any], low: int, high: int) -> bool:

@@ -7,6 +7,7 @@ import typer
 from medseg3d.cli.dicom.convert import convert
 from medseg3d.cli.dicom.deidentify import deidentify
 from medseg3d.cli.dicom.rtstruct import rtstruct
+from medseg3d.cli.dicom.scan import scan
 from medseg3d.cli.dicom.seg import seg
 
 __all__ = ["app"]
@@ -19,4 +20,5 @@ app = typer.Typer(
 app.command("convert")(convert)
 app.command("deidentify")(deidentify)
 app.command("rtstruct")(rtstruct)
+app.command("scan")(scan)
 app.command("seg")(seg)
