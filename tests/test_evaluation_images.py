@@ -167,7 +167,7 @@ def test_detections_by_hand(tmp_path):
             (0, 1, [50, 50, 10, 10], 0.8),
             (1, 2, [5, 5, 20, 18], 0.7),
             (1, 2, [0, 0, 9, 9], 0.1),
-        ],  # noqa: E501
+        ],
         scored=True,
     )
     summary = evaluate_detection(found, truth, tmp_path / "out", resamples=100)
@@ -213,11 +213,11 @@ def test_the_commands_write_a_report_and_tell_problems_by_their_exit_status(bina
     done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "a"), "--resamples", "100"])
     assert done.exit_code == 0, done.output
     assert "AUROC" in done.output
-    assert (tmp_path / "a" / "summary.json").is_file()
+    assert (tmp_path / "a" / "report.html").is_file()
     truth = coco(tmp_path / "t.json", [(0, 1, [0, 0, 10, 10]), (1, 1, [0, 0, 0, 10])])
     found = coco(tmp_path / "p.json", [(0, 1, [0, 0, 9, 9], 0.6)], scored=True)
     words = ["evaluate-detection", str(found), str(truth), "-o", str(tmp_path / "b"), "--resamples", "100"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 1
     assert "box-without-area" in done.output
-    assert (tmp_path / "b" / "summary.json").is_file()
+    assert (tmp_path / "b" / "report.html").is_file()

@@ -30,6 +30,7 @@ from medseg3d.metrics.classification import (
     roc_curve,
     threshold_table,
 )
+from medseg3d.report.images import write_classification_report
 from medseg3d.statistics.bootstrap import LEVEL, RESAMPLES, Interval
 from medseg3d.statistics.curves import area_intervals, sum_intervals
 
@@ -109,6 +110,7 @@ def evaluate_classification(
     }
     write_table(out / "cases.csv", _table(answers, thresholds))
     write_json(out / "summary.json", summary)
+    write_classification_report(out)
     return summary
 
 
@@ -248,7 +250,8 @@ def _subgroups(answers: Answers, column: str, **settings: Any) -> dict[str, Any]
 
 def _table(answers: Answers, thresholds: Sequence[float]) -> pd.DataFrame:
     def joined(flags: NDArray[np.bool_]) -> str:
-        return "|".join(c for c, flag in zip(answers.classes, flags, strict=True) if flag)
+        names = "|".join(c for c, flag in zip(answers.classes, flags, strict=True) if flag)
+        return names or (f"not {answers.classes[0]}" if answers.binary else "")
 
     if answers.exclusive:
         called = np.eye(len(answers.classes), dtype=bool)[answers.scores.argmax(axis=1)]

@@ -1,4 +1,4 @@
-"""Detections against reference boxes: ``cases.csv`` and ``summary.json``."""
+"""Detections against reference boxes: ``cases.csv``, ``summary.json`` and ``report.html``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from medseg3d.evaluation.provenance import file_provenance
 from medseg3d.evaluation.summary import json_number
 from medseg3d.files import write_json
 from medseg3d.metrics.detection import LUNA16_FALSE_POSITIVES, Boxes, average_precision, froc, match_boxes
+from medseg3d.report.images import write_detection_report
 from medseg3d.statistics.bootstrap import LEVEL, RESAMPLES, Interval
 from medseg3d.statistics.curves import PooledDetections, average_precision_intervals, sum_intervals
 
@@ -42,7 +43,7 @@ def evaluate_detection(
 
     Args:
         predictions, references: COCO's JSON, as ``read_boxes`` takes it.
-        out: folder for ``cases.csv`` and ``summary.json``.
+        out: folder for ``cases.csv``, ``summary.json`` and ``report.html``.
         threshold: score from which a detection counts where boxes are counted; precision averages use all scores.
         iou: overlap from which a detection is a hit, for counts and FROC.
         images: folder of the images, for pictures.
@@ -90,6 +91,7 @@ def evaluate_detection(
         "map": _number(_mean([p.ap for p in precision.values()]), intervals[""][1]),
         "luna16_false_positives": list(LUNA16_FALSE_POSITIVES),
         "labels": labels,
+        "class_ids": list(boxes.classes.values()),
         "failed": {},
         "problems": [{"case": p.case, "code": p.code, "message": p.message} for p in boxes.problems],
         "inputs": _inputs(boxes, images, threshold),
@@ -97,6 +99,7 @@ def evaluate_detection(
     }
     write_table(out / "cases.csv", _table(boxes, counts))
     write_json(out / "summary.json", summary)
+    write_detection_report(out)
     return summary
 
 
@@ -205,7 +208,11 @@ def _inputs(boxes: BoxSet, images: Path | None, threshold: float) -> list[dict[s
 
 def _listed(boxes: Boxes) -> list[dict[str, Any]]:
     rows = zip(boxes.xyxy.round(2).tolist(), boxes.classes.tolist(), boxes.scores.round(4).tolist(), strict=True)
-    return [{"xyxy": xyxy, "class": class_id, "score": score} for xyxy, class_id, score in rows]
+    difficult = boxes.difficult.tolist() or [False] * len(boxes)
+    return [
+        {"xyxy": xyxy, "class": class_id, "score": score} | ({"difficult": True} if hard else {})
+        for (xyxy, class_id, score), hard in zip(rows, difficult, strict=True)
+    ]
 
 
 def _mean(values: Sequence[float]) -> float:

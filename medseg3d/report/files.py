@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,8 @@ def read_json(path: Path, *, schema: str, made_by: str) -> dict[str, Any]:
     return content
 
 
-def read_table(path: Path, *, made_by: str) -> pd.DataFrame:
-    """Read a CSV file: names as text, whatever they look like; everything else as numbers, an empty field as NaN.
+def read_table(path: Path, *, made_by: str, text: Collection[str] = TEXT_COLUMNS) -> pd.DataFrame:
+    """Read a CSV file: the columns ``text`` as text, whatever they hold; others as numbers, an empty field as NaN.
 
     Raises:
         UsageError: no such file, or a field that is no number where one belongs.
@@ -129,13 +129,13 @@ def read_table(path: Path, *, made_by: str) -> pd.DataFrame:
         rows = list(reader)
         columns = list(reader.fieldnames or ())
     try:
-        data = {name: [_field(name, row[name]) for row in rows] for name in columns}
+        data = {name: [_field(row[name], name in text) for row in rows] for name in columns}
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path}: a field is not a number ({error}). Run {made_by} again.") from error
     return pd.DataFrame(data, columns=columns)
 
 
-def _field(column: str, text: str) -> str | float:
-    if column in TEXT_COLUMNS:
+def _field(text: str, as_text: bool) -> str | float:
+    if as_text:
         return text
     return float(text) if text else math.nan
