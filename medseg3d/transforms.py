@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
 from medseg3d.errors import CaseError
-from medseg3d.volume import Volume, label_map, read_channels, require_same_grid
+from medseg3d.volume import SUFFIXES, Volume, label_map, read_channels, require_same_grid
 
-__all__ = ["LoadVolumed", "RandTorchIOd"]
+__all__ = ["LoadStudyd", "LoadVolumed", "RandTorchIOd"]
 
 
 class LoadVolumed(MapTransform):
@@ -52,7 +53,7 @@ class LoadVolumed(MapTransform):
         sample = dict(data)
         first: Volume | None = None
         for key in self.key_iterator(sample):
-            volume = read_channels(sample[key])
+            volume = self.read(sample[key])
             if first is not None:
                 require_same_grid(first, volume)
             first = first or volume
@@ -64,6 +65,50 @@ class LoadVolumed(MapTransform):
             }
             sample[key] = MetaTensor(torch.from_numpy(voxels), affine=torch.from_numpy(volume.affine), meta=meta)
         return sample
+
+    def read(self, image: Any) -> Volume:
+        """The volume of one entry: voxels (channel, i, j, k)."""
+        if not isinstance(image, (str, Path, list, tuple)):
+            raise CaseError("The image is a DICOM series: the bundle must load it with medseg3d.transforms.LoadStudyd.")
+        return read_channels(image)
+
+
+class LoadStudyd(LoadVolumed):
+    """Load what ``LoadVolumed`` loads, and DICOM: a series in a folder, a zip archive or a file.
+
+    A series has the same geometry as its NIfTI by ``medseg3d dicom convert``: axes (column, row, slice), the affine in
+    RAS+ mm. What ``medseg3d.dicom`` refuses (a gap, a tilted gantry, mixed orientations, …) is refused here, with its
+    reason; MONAI's ``LoadImaged`` would try its next reader, which gives a volume at a wrong place.
+
+    Each key holds the path of an image file (or a list, one a channel), of a folder or zip archive with one image
+    series, of one multi-frame DICOM file; or a ``medseg3d.dicom.Stack`` of a scan.
+
+    Raises:
+        DicomError: a series that is refused, several series in a folder, or none.
+    """
+
+    def read(self, image: Any) -> Volume:
+        if isinstance(image, (list, tuple)):
+            volumes = [self.read(one) for one in image]
+            for other in volumes[1:]:
+                require_same_grid(volumes[0], other)
+            return Volume(np.concatenate([v.voxels for v in volumes]), volumes[0].affine, volumes[0].path)
+        return read_channels(image) if is_volume_file(image) else _read_dicom(image)
+
+
+def is_volume_file(image: Any) -> bool:
+    """Whether ``image`` is the path of a NIfTI, NRRD or MetaImage file, by its suffix."""
+    return isinstance(image, (str, Path)) and str(image).lower().endswith(SUFFIXES) and not Path(image).is_dir()
+
+
+def _read_dicom(image: Any) -> Volume:
+    from medseg3d.dicom import Stack, read_series, read_stack
+
+    if isinstance(image, Stack):
+        volume, path = read_stack(image), image.frames[0].source.file.path.parent
+    else:
+        volume, path = read_series(image), Path(image)
+    return Volume(volume.voxels[None], volume.grid.affine_ras, path)
 
 
 def _as_image(volume: Volume) -> np.ndarray:

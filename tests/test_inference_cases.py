@@ -69,8 +69,12 @@ def test_nothing_to_find_says_where_to_look(tmp_path):
     with pytest.raises(CaseError, match=r"no image .*in this folder"):
         find_cases(tmp_path)
     (tmp_path / "slice1").write_bytes(bytes(128) + b"DICM")
-    with pytest.raises(CaseError, match="These are DICOM files"):
+    with pytest.raises(CaseError, match=r"DICOM, but no image that can be read\. 1 files are damaged; slice1, for one"):
         find_cases(tmp_path)
+    with pytest.raises(CaseError, match=r"slice1: DICOM, but no image that can be read"):
+        find_cases(tmp_path / "slice1")
+    (tmp_path / "slice1").unlink()
+    (tmp_path / "notes").write_text("no image")
     (tmp_path / "patient7").mkdir()
     write(tmp_path / "patient7" / "t1.nii.gz")
     with pytest.raises(CaseError, match="patient7/ has some"):
@@ -78,7 +82,7 @@ def test_nothing_to_find_says_where_to_look(tmp_path):
     with pytest.raises(CaseError, match="no such file or folder"):
         find_cases(tmp_path / "absent")
     with pytest.raises(CaseError, match="not an image that can be read"):
-        find_cases(tmp_path / "slice1")
+        find_cases(tmp_path / "notes")
 
 
 @pytest.mark.parametrize("with_testing", [True, False])

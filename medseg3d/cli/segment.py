@@ -19,7 +19,7 @@ class _Device(StrEnum):
 def segment(
     source: Annotated[
         Path,
-        typer.Argument(metavar="INPUT", help="An image, a folder of images, or a data list.", show_default=False),
+        typer.Argument(metavar="INPUT", help="Images, DICOM series, or a data list.", show_default=False),
     ],
     output: Annotated[
         Path, typer.Argument(help="Folder for <case>.nii.gz and <case>.json; made if absent.", show_default=False)
@@ -40,6 +40,9 @@ def segment(
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over mirror images: along the axes that the bundle was trained with.")
     ] = False,
+    formats: Annotated[
+        str, typer.Option(help="Formats of the masks, with commas: nifti; of DICOM series also seg and rtstruct.")
+    ] = "nifti",
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave masks that the same weights made earlier: an interrupted run goes on.")
     ] = False,
@@ -47,8 +50,12 @@ def segment(
     """Segment CT or MRI volumes; each mask has the grid of its image.
 
     INPUT is a .nii, .nii.gz, .nrrd, .mha or .mhd file, a folder of them (CASE_0000, CASE_0001, … are the channels
-    of one case), or a data list (.json), of which the testing cases are taken. A case that fails is reported, the
-    others are done, and the exit status is 1. A bundle's configuration can run any code: use those you trust.
+    of one case), or a data list (.json), of which the testing cases are taken. It may also be DICOM: a folder tree of
+    studies or a zip archive, of which every series of the bundle's modality is segmented; masks are then written as
+    DICOM SEG and RTSTRUCT too, if asked for, to be opened over the images.
+
+    A case that fails is reported, the others are done, and the exit status is 1. A bundle's configuration can run any
+    code: use those you trust.
 
     The same run without this command: python -m monai.bundle run --config_file BUNDLE/configs/inference.yaml
     --bundle_root BUNDLE --dataset_dir INPUT --output_dir OUTPUT
@@ -58,6 +65,8 @@ def segment(
       medseg3d segment scans/ masks/ --bundle ct_organ_segmentation
 
       medseg3d segment t1.nii.gz masks/ --bundle mri_hippocampus_segmentation --device cpu
+
+      medseg3d segment dicom/ masks/ --bundle ct_organ_segmentation --formats nifti,seg,rtstruct
 
       medseg3d segment study/dataset.json masks/ --bundle bundles/my_bundle --weights runs/fold0/best.pt --uncertainty
     """
@@ -75,4 +84,5 @@ def segment(
         save_uncertainty=uncertainty,
         mirror=tta,
         overwrite=not keep,
+        formats=[name.strip() for name in formats.split(",")],
     )

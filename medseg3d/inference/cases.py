@@ -12,11 +12,15 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from medseg3d.dicom import Stack
+from medseg3d.dicom.sidecar import hashed_uid
 from medseg3d.errors import CaseError, GeometryError
 from medseg3d.geometry import Affine, check_affine, grid_distance_mm
+from medseg3d.inference.studies import RefusedSeries, study_cases
 from medseg3d.volume import GRID_TOLERANCE_MM, SUFFIXES, case_name, read_geometry, read_volume
 
-__all__ = ["ImageHeader", "count_not_finite", "find_cases", "read_case_header", "read_header"]
+__all__ = ["ImageHeader", "count_not_finite", "find_cases", "image_paths", "read_case_header", "read_header",
+           "read_image_header", "source_of"]  # fmt: skip
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
@@ -43,12 +47,18 @@ class ImageHeader:
     nifti: Any = None
 
 
-def find_cases(path: str | Path) -> list[dict[str, Any]]:
-    """The cases at ``path``: dicts of ``case`` (a name), ``image`` (a path or one a channel) and, if known, ``label``.
+def find_cases(path: str | Path, *, modality: str | None = None) -> list[dict[str, Any]]:
+    """The cases at ``path``: dicts of ``case`` (a name), ``image`` and, if known, ``label`` (a path).
 
     ``path`` is an image (.nii, .nii.gz, .nrrd, .mha, .mhd); a folder of them, not searched deeper, in which nnU-Net's
-    ``_0000``, ``_0001``, … are the channels of one case; or a data list (.json), of which the testing cases are taken
-    and, where it has none, the training cases.
+    ``_0000``, ``_0001``, … are the channels of one case; a data list (.json), of which the testing cases are taken
+    and, where it has none, the training cases; or DICOM: a tree of studies, a zip archive or a file. A folder that
+    holds images of the first kind is not searched for DICOM.
+
+    ``image`` is a path, a list of one a channel, or what ``study_cases`` gives for a DICOM series.
+
+    Args:
+        modality: of the DICOM series that are taken (CT, MR, PT); None takes all.
 
     Raises:
         CaseError: nothing there, no image in it, two images with one case name, or a channel file missing.
@@ -56,14 +66,44 @@ def find_cases(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     if not path.exists():
-        raise CaseError(f"{path}: no such file or folder. Give an image, a folder of images, or a data list (.json).")
+        raise CaseError(
+            f"{path}: no such file or folder. Give an image, a folder of images or of DICOM, or a data list (.json)."
+        )
     if path.is_dir():
-        return _cases_of_folder(path)
+        return _cases_of_folder(path, modality)
     if path.suffix.lower() == ".json":
         return _cases_of_datalist(path)
-    if not _is_image(path):
-        raise CaseError(f"{path}: not an image that can be read ({', '.join(SUFFIXES)}). {_dicom_hint(path)}".strip())
-    return [{"case": case_name(path), "image": str(path)}]
+    if _is_image(path):
+        return [{"case": case_name(path), "image": str(path)}]
+    cases = study_cases(path, modality=modality)
+    if not cases:
+        raise CaseError(f"{path}: not an image that can be read ({', '.join(SUFFIXES)}, DICOM).")
+    return cases
+
+
+def read_image_header(image: Any) -> ImageHeader:
+    """The header of a case's ``image``, whatever ``find_cases`` gave for it.
+
+    Raises:
+        CaseError: a file is missing or damaged.
+        DicomError: a series that is refused.
+        GeometryError: not a volume, an impossible affine, or channels on different grids.
+    """
+    if isinstance(image, RefusedSeries):
+        image.refuse()
+    if isinstance(image, Stack):
+        return _header_of_stack(image)
+    return read_case_header(image_paths(image))
+
+
+def image_paths(image: Any) -> list[Path]:
+    """The files that a case's ``image`` is read from; of a DICOM series the folder or archive."""
+    if isinstance(image, RefusedSeries):
+        return [image.path]
+    if isinstance(image, Stack):
+        file = image.frames[0].source.file
+        return [file.path if file.member else file.path.parent]
+    return [Path(image)] if isinstance(image, (str, Path)) else [Path(p) for p in image]
 
 
 def read_case_header(paths: Sequence[str | Path]) -> ImageHeader:
@@ -99,17 +139,37 @@ def read_header(path: str | Path) -> ImageHeader:
     return header
 
 
+def source_of(image: Any) -> Any:
+    """What a sidecar says of where a mask comes from: file names, or a series by a hash of its UID."""
+    if isinstance(image, Stack):
+        series = image.series
+        return {
+            "modality": series.modality,
+            "series_number": series.number,
+            "description": series.description,
+            "stack": image.label,
+            "series_uid": hashed_uid(series.uid),
+        }
+    names = [path.name for path in image_paths(image)]
+    return names[0] if len(names) == 1 else names
+
+
 def count_not_finite(path: Path) -> int:
-    """How many voxels of a file are NaN or infinite."""
+    """How many voxels of a file are NaN or infinite; 0 of what is no image file, as a folder of DICOM files."""
+    if not _is_image(path):
+        return 0
     nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
     voxels = np.asanyarray(nibabel.load(path).dataobj) if nifti else read_volume(path).voxels
     return int(voxels.size - np.isfinite(voxels).sum())
 
 
-def _cases_of_folder(folder: Path) -> list[dict[str, Any]]:
+def _cases_of_folder(folder: Path, modality: str | None) -> list[dict[str, Any]]:
     files = sorted(p for p in folder.iterdir() if p.is_file() and _is_image(p))
     if not files:
-        raise CaseError(_nothing_in(folder))
+        cases = study_cases(folder, modality=modality)
+        if not cases:
+            raise CaseError(_nothing_in(folder))
+        return cases
     groups: dict[str, list[Path]] = {}
     channel_cases = {m["case"] for p in files if (m := CHANNEL.fullmatch(case_name(p))) and int(m["channel"]) == 0}
     for path in files:
@@ -163,16 +223,13 @@ def _nothing_in(folder: Path) -> str:
     deeper = next((p for p in sorted(folder.glob("*/*")) if _is_image(p)), None)
     if deeper is not None:
         return f"{message} Subfolders are not searched, {deeper.parent.name}/ has some: give that, or a data list."
-    hint = next((h for p in sorted(folder.iterdir())[:10] if (h := _dicom_hint(p))), "")
-    return f"{message} {hint}".strip()
+    return f"{message} Nor is there DICOM below it."
 
 
-def _dicom_hint(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        magic = file.read(132)[128:]
-    return "These are DICOM files: convert the series to NIfTI first." if magic == b"DICM" else ""
+def _header_of_stack(stack: Stack) -> ImageHeader:
+    if stack.grid is None:
+        raise GeometryError("The series has no regular grid.")
+    return ImageHeader(image_paths(stack)[0], stack.grid.shape, 1, stack.grid.affine_ras)
 
 
 def _read_nifti(path: Path) -> ImageHeader:

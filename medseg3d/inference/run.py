@@ -29,12 +29,13 @@ def run_bundle(
     save_uncertainty: bool = False,
     mirror: bool = False,
     overwrite: bool = True,
+    formats: Sequence[str] = ("nifti",),
 ) -> None:
     """Segment the images at ``source`` with a bundle's configuration.
 
     Args:
         bundle: the bundle's folder.
-        source: an image, a folder of images, or a data list.
+        source: an image, a folder of images, a data list, or DICOM series: see ``find_cases``.
         output_dir: folder for the masks.
         device: None leaves it to the bundle, which takes CUDA where there is one.
         weights: None for the bundle's own.
@@ -43,6 +44,7 @@ def run_bundle(
         save_uncertainty: also write uncertainty maps.
         mirror: average over mirror images along the configuration's ``flip_axes``.
         overwrite: False keeps masks that the same weights made earlier.
+        formats: of the masks: nifti, seg, rtstruct.
 
     Raises:
         CaseError: some case failed; the others are done.
@@ -60,6 +62,7 @@ def run_bundle(
         "evaluator::save_probability": save_probability,
         "evaluator::save_uncertainty": save_uncertainty,
         "evaluator::overwrite": overwrite,
+        "evaluator::formats": list(formats),
     }
     if device is not None:
         overrides["device"] = _checked_device(device)

@@ -21,10 +21,19 @@ from medseg3d.engines.device import autocast
 from medseg3d.engines.memory import keep_freed_memory
 from medseg3d.errors import CaseError, ConfigError, GeometryError, MedsegError
 from medseg3d.geometry import grid_distance_mm, spacing_mm, voxel_volume_ml
-from medseg3d.inference.cases import ImageHeader, count_not_finite, read_case_header
+from medseg3d.inference.cases import ImageHeader, count_not_finite, image_paths, read_image_header, source_of
 from medseg3d.inference.export import mask_path, refuse_overwriting, sidecar_path, write_nifti, write_sidecar
 from medseg3d.inference.grid import map_to_image_grid, probabilities_on_grid
 from medseg3d.inference.report import CaseResult, SegmentReport, case_progress, make_console, print_report
+from medseg3d.inference.studies import (
+    DICOM_FORMATS,
+    checked_formats,
+    dicom_formats,
+    dicom_mask_path,
+    image_findings,
+    require_dicom,
+    write_dicom_mask,
+)
 from medseg3d.inference.weights import load_weights
 from medseg3d.options import flag
 from medseg3d.volume import case_name
@@ -68,6 +77,8 @@ class Segmenter:
         save_probability: also write ``<case>_probability.nii.gz``, a volume a channel.
         save_uncertainty: also write ``<case>_uncertainty.nii.gz``: entropy over the classes, 0 (sure) to 1 (even).
         overwrite: False keeps a mask that the same weights made earlier, so that an interrupted run goes on.
+        formats: of the masks: ``nifti``, ``seg`` and ``rtstruct``, the latter two of cases that are DICOM series, as
+            ``<case>.seg.dcm`` and ``<case>.rtstruct.dcm`` with references to their images.
         image_key: the image in a case's dict.
         pred_key: the prediction in a case's dict.
     """
@@ -88,6 +99,7 @@ class Segmenter:
         save_probability: bool = False,
         save_uncertainty: bool = False,
         overwrite: bool = True,
+        formats: Sequence[str] = ("nifti",),
         image_key: str = "image",
         pred_key: str = "pred",
     ) -> None:
@@ -104,6 +116,7 @@ class Segmenter:
         self.save_probability = flag(save_probability, "save_probability")
         self.save_uncertainty = flag(save_uncertainty, "save_uncertainty")
         self.overwrite = flag(overwrite, "overwrite")
+        self.formats = checked_formats(formats)
         self.image_key = image_key
         self.pred_key = pred_key
         self.console = make_console()
@@ -134,7 +147,7 @@ class Segmenter:
         return SegmentReport(tuple(results))
 
     def _cases(self) -> list[dict[str, Any]]:
-        cases = [{"case": case_name(_paths(entry[self.image_key])[0]), **entry} for entry in self.dataset.data]
+        cases = [{"case": case_name(image_paths(entry[self.image_key])[0]), **entry} for entry in self.dataset.data]
         seen: set[str] = set()
         for case in cases:
             name = case["case"]
@@ -142,6 +155,7 @@ class Segmenter:
                 why = "is there twice" if name in seen else "is not a file name"
                 raise ConfigError(f"Case {name!r} {why}: each case needs its own name, masks are called by it.")
             seen.add(name)
+        require_dicom(self.formats, [case[self.image_key] for case in cases])
         return cases
 
     def _prepare_network(self) -> None:
@@ -166,13 +180,13 @@ class Segmenter:
         """Header checks, preprocessing and value checks; None when an earlier mask is kept."""
         if self._is_kept(case["case"]):
             return None
-        paths = _paths(case[self.image_key])
-        header = read_case_header(paths)
+        image = case[self.image_key]
+        header = read_image_header(image)
         channels = _input_channels(self.network)
         if channels is not None and header.channels != channels:
             raise CaseError(f"The image has {header.channels} channel(s), the network takes {channels}.")
         data = self.dataset[index]
-        _check_values(data[self.image_key], paths)
+        _check_values(data[self.image_key], image)
         return LoadedCase(header, data)
 
     def _result(self, case: Mapping[str, Any], loading: Future[LoadedCase | None]) -> CaseResult:
@@ -181,27 +195,31 @@ class Segmenter:
             loaded = loading.result()
             if loaded is None:
                 return self._kept_result(name)
-            return self._segment_case(name, _paths(case[self.image_key]), loaded, start)
+            return self._segment_case(name, case[self.image_key], loaded, start)
         except CASE_ERRORS as error:
             _reraise_if_general(error)
             logger.debug("case %s failed", name, exc_info=True)
-            self._discard_earlier(name, _paths(case[self.image_key]))
+            self._discard_earlier(name, image_paths(case[self.image_key]))
             return CaseResult(name, "failed", seconds=time.perf_counter() - start, error=reason(error))
 
-    def _segment_case(self, name: str, paths: Sequence[Path], loaded: LoadedCase, start: float) -> CaseResult:
-        refuse_overwriting([mask_path(self.output_dir, name)], list(paths))
-        self._discard_earlier(name, paths)
+    def _segment_case(self, name: str, image: Any, loaded: LoadedCase, start: float) -> CaseResult:
+        sources = image_paths(image)
+        refuse_overwriting(self._mask_paths(name), sources)
+        self._discard_earlier(name, sources)
         begin_inference = time.perf_counter()
         logits = self._predict(loaded.data[self.image_key])
         data = self._postprocessed(loaded.data, logits)
         mask = _checked_mask(data[self.pred_key], loaded.header)
         inference_seconds = time.perf_counter() - begin_inference
         volumes_ml = self._volumes_ml(mask, loaded.header)
-        findings = _findings(mask, self.labels)
+        findings = [*_findings(mask, self.labels), *image_findings(image)]
         self._write_maps(name, logits, loaded)
+        for kind in dicom_formats(self.formats):
+            path = dicom_mask_path(self.output_dir, name, kind)
+            findings += write_dicom_mask(path, mask, image, kind, labels=self.labels, origin=self._origin)
         sidecar = {
             "case": name,
-            "source": paths[0].name if len(paths) == 1 else [p.name for p in paths],
+            "source": source_of(image),
             "labels": self.labels,
             "volume_ml": volumes_ml,
             **self._origin,
@@ -211,14 +229,21 @@ class Segmenter:
         }
         # The sidecar first, with no earlier mask beside it: a mask that is there always has its own.
         write_sidecar(sidecar_path(self.output_dir, name), sidecar)
-        write_nifti(mask_path(self.output_dir, name), mask, loaded.header)
+        if "nifti" in self.formats:
+            write_nifti(mask_path(self.output_dir, name), mask, loaded.header)
         seconds = time.perf_counter() - start
-        return CaseResult(name, "done", mask_path(self.output_dir, name), volumes_ml, seconds, tuple(findings))
+        return CaseResult(name, "done", self._mask_paths(name)[0], volumes_ml, seconds, tuple(findings))
+
+    def _mask_paths(self, name: str) -> list[Path]:
+        """The masks of a case in the formats that were asked for, NIfTI first."""
+        nifti = [mask_path(self.output_dir, name)] if "nifti" in self.formats else []
+        return nifti + [dicom_mask_path(self.output_dir, name, kind) for kind in dicom_formats(self.formats)]
 
     def _discard_earlier(self, name: str, sources: Sequence[Path]) -> None:
         """Remove what an earlier run made of this case: it must not pass for this run's result."""
         kept = {path.resolve() for path in sources}
-        for path in (mask_path(self.output_dir, name), sidecar_path(self.output_dir, name)):
+        dicom = [dicom_mask_path(self.output_dir, name, kind) for kind in DICOM_FORMATS]
+        for path in (mask_path(self.output_dir, name), *dicom, sidecar_path(self.output_dir, name)):
             if path.resolve() not in kept:
                 path.unlink(missing_ok=True)
 
@@ -268,14 +293,14 @@ class Segmenter:
                 path.unlink(missing_ok=True)
 
     def _is_kept(self, name: str) -> bool:
-        if self.overwrite or not mask_path(self.output_dir, name).is_file():
+        if self.overwrite or not all(path.is_file() for path in self._mask_paths(name)):
             return False
         return _read_sidecar(self.output_dir, name).get("weights_sha256", "") == self._origin["weights_sha256"]
 
     def _kept_result(self, name: str) -> CaseResult:
         sidecar = _read_sidecar(self.output_dir, name)
         findings = tuple(sidecar.get("findings", ()))
-        return CaseResult(name, "kept", mask_path(self.output_dir, name), sidecar.get("volume_ml", {}), 0.0, findings)
+        return CaseResult(name, "kept", self._mask_paths(name)[0], sidecar.get("volume_ml", {}), 0.0, findings)
 
 
 def reason(error: BaseException) -> str:
@@ -309,10 +334,6 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _paths(image: str | Path | Sequence[str | Path]) -> list[Path]:
-    return [Path(image)] if isinstance(image, (str, Path)) else [Path(p) for p in image]
-
-
 def _bundle_identity(metadata: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
     """Name and version of the bundle for the sidecar; a bundle without a name has that of its folder."""
     name = None
@@ -339,14 +360,14 @@ def _input_channels(network: torch.nn.Module) -> int | None:
     return None
 
 
-def _check_values(image: torch.Tensor, paths: Sequence[Path]) -> None:
-    if image.ndim != 4:
+def _check_values(voxels: torch.Tensor, image: Any) -> None:
+    if voxels.ndim != 4:
         raise GeometryError(
-            f"After preprocessing the image has shape {tuple(image.shape)}; (channel, x, y, z) is wanted."
+            f"After preprocessing the image has shape {tuple(voxels.shape)}; (channel, x, y, z) is wanted."
         )
-    if bool(torch.isfinite(_plain(image)).all()):
+    if bool(torch.isfinite(_plain(voxels)).all()):
         return
-    counts = {path.name: count for path in paths if (count := count_not_finite(path))}
+    counts = {path.name: count for path in image_paths(image) if (count := count_not_finite(path))}
     if not counts:
         raise CaseError("Preprocessing made NaN or infinity of finite voxels: is the image constant?")
     listed = ", ".join(f"{count} voxel(s) of {name}" for name, count in counts.items())
