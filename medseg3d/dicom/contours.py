@@ -46,18 +46,39 @@ def outlines(mask: NDArray[Any]) -> list[list[Ring]]:
 def keyhole(part: Sequence[Ring]) -> Ring:
     """Rim and holes of a part as one closed line, joined by channels of no width.
 
-    Each hole is joined to what lies left of its top: along a line midway between two rows of centres, so that a channel
-    comes no nearer to a centre than half a pixel. The line goes there and back over the same points, so that the
-    channel has no area even after rounding.
+    Each hole is joined to what lies left of its top: the rim, or a hole whose top comes earlier. A channel runs midway
+    between two rows of centres, half a pixel from each, and there and back over the same points, so that it has no area
+    even after rounding.
     """
-    path = np.rint(2 * part[0]).astype(np.int64)
-    holes = [np.rint(2 * hole).astype(np.int64) for hole in part[1:]]
-    # Whatever a channel meets on the left is the rim, or a hole whose top comes earlier: it is on the path already.
-    for hole in sorted((_from_top(hole) for hole in holes), key=lambda h: (h[0, 1], h[0, 0])):
-        edge, meeting = _left_of(path, hole[0])
-        path = np.concatenate([path[: edge + 1], [meeting], hole, hole[:1], [meeting], path[edge + 1 :]])
-        path = path[(path != np.roll(path, 1, axis=0)).any(axis=1)]
-    return path / 2.0
+    if len(part) == 1:
+        return part[0]
+    rings = [_from_top(np.rint(2 * ring).astype(np.int64)) for ring in part]
+    ends = np.cumsum([len(ring) for ring in rings])
+    firsts = ends - [len(ring) for ring in rings]
+    edges, meetings = _left_of_tops(rings, firsts[1:])
+    # Nodes are the vertices of all rings and, for each hole, where its channel leaves and meets again, and its top once
+    # more. Each is followed by one other, so that walking from the rim's first visits all.
+    holes = len(part) - 1
+    leaving, meeting, top_again = (ends[-1] + n * holes + np.arange(holes) for n in range(3))
+    nodes = np.concatenate([*rings, meetings, meetings, *(ring[:1] for ring in rings[1:])])
+    following = np.arange(1, len(nodes) + 1)
+    following[ends[0] - 1] = firsts[0]
+    following[ends[1:] - 1], following[top_again], following[leaving] = top_again, meeting, firsts[1:]
+    # Of channels that meet one edge, the farthest from its start first: each is put right behind the start.
+    distance = np.abs(meetings - nodes[edges]).sum(axis=1)
+    for hole in np.argsort(-distance, kind="stable").tolist():
+        following[meeting[hole]], following[edges[hole]] = following[edges[hole]], leaving[hole]
+    path = nodes[_walk(following.tolist())]
+    return path[(path != np.roll(path, 1, axis=0)).any(axis=1)] / 2.0
+
+
+def _walk(following: Sequence[int]) -> list[int]:
+    """The nodes in order, from the first one back to it."""
+    order, node = [0], following[0]
+    while node:
+        order.append(node)
+        node = following[node]
+    return order
 
 
 def _without_needless(ring: Ring) -> Ring:
@@ -71,14 +92,24 @@ def _from_top(ring: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.roll(ring, -int(np.lexsort((ring[:, 0], ring[:, 1]))[0]), axis=0)
 
 
-def _left_of(path: NDArray[np.int64], point: NDArray[np.int64]) -> tuple[int, list[int]]:
-    """The edge of ``path`` that a line from ``point`` towards lower i meets first, and where."""
-    start, end = path, np.roll(path, -1, axis=0)
-    i, j = point.tolist()
-    across = (np.minimum(start[:, 1], end[:, 1]) <= j) & (np.maximum(start[:, 1], end[:, 1]) >= j)
-    rise = end[:, 1] - start[:, 1]
-    # Edges run along the axes or at 45°, so the division is exact; of edges along the line the nearer end counts.
-    met = start[:, 0] + (j - start[:, 1]) * (end[:, 0] - start[:, 0]) // np.where(rise == 0, 1, rise)
-    met = np.where(rise == 0, np.maximum(start[:, 0], end[:, 0]), met)
-    edge = int(np.argmax(np.where(across & (met < i), met, np.iinfo(np.int64).min)))
-    return edge, [int(met[edge]), j]
+def _left_of_tops(
+    rings: Sequence[NDArray[np.int64]], tops: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each hole the edge that a line from its top towards lower i meets first, and where, array (n, 2).
+
+    Edges are told by their first node; ``tops`` are the nodes of the holes' tops.
+    """
+    start = np.concatenate(rings)
+    end = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
+    low, high = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
+    edges, meetings = np.empty(len(tops), np.int64), start[tops]
+    for j in np.unique(start[tops, 1]):
+        near = np.flatnonzero((low <= j) & (high >= j))
+        (x0, y0), (x1, y1) = start[near].T, end[near].T
+        # Edges run along the axes or at 45°, so the division is exact; of edges along the line the nearer end counts.
+        met = np.where(y0 == y1, np.maximum(x0, x1), x0 + (j - y0) * (x1 - x0) // np.where(y0 == y1, 1, y1 - y0))
+        order = np.argsort(met, kind="stable")
+        here = np.flatnonzero(start[tops, 1] == j)
+        before = order[np.searchsorted(met[order], start[tops[here], 0], side="left") - 1]
+        edges[here], meetings[here, 0] = near[before], met[before]
+    return edges, meetings
