@@ -1,6 +1,8 @@
-"""The main job on synthetic data, start to end: phantoms, training, masks of unseen cases, Dice, a picture.
+"""The main job on synthetic data, start to end, DICOM in and DICOM out.
 
-Training goes through MONAI's own bundle runner, by the command that a user would type.
+Phantom studies as CT series with contours → images and labels → data list → training → masks of unseen series as
+NIfTI, SEG and RTSTRUCT → scores, a report, a picture. Training goes through MONAI's own bundle runner, by the command
+that a user would type.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ logger = logging.getLogger("medseg3d")
 BUNDLE = "ct_organ_segmentation"
 OVERLAY = "low_resolution.yaml"
 WINDOW_HU = (-160.0, 240.0)
+FORMATS = ("nifti", "seg", "rtstruct")
+# What medseg3d dicom convert calls a file begins with the patient's pseudonym.
+PATIENT = "^([^_]+)_"
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ def run_demo(folder: Path, plan: DemoPlan, *, say: Callable[[str], None]) -> Dem
     """Do every step that is not done yet in ``folder``; segment and evaluate in any case.
 
     Args:
-        folder: phantoms go to ``study/``, the training to ``run/``, masks, scores and picture to ``unseen/``.
+        folder: phantoms go to ``study/``, images and labels made of them to ``data/``, the training to ``run/``, masks,
+            scores, report and picture to ``unseen/``.
         plan: sizes and lengths. A folder that was made by another plan is refused.
         say: takes a line for the user before each step.
 
@@ -65,29 +71,34 @@ def run_demo(folder: Path, plan: DemoPlan, *, say: Callable[[str], None]) -> Dem
         MedsegError: the data is refused, training fails, or a case cannot be segmented.
     """
     _require_same_plan(folder, plan)
+    study, data, run, masks = (folder / name for name in ("study", "data", "run", "unseen"))
+    training, testing = data / "training" / "dataset.json", data / "testing" / "dataset.json"
     reused = []
-    datalist = folder / "study" / "dataset.json"
-    if datalist.is_file():
-        reused.append(f"data ({datalist.parent})")
+    if (study / "study.json").is_file():
+        reused.append(f"DICOM ({study})")
     else:
-        say(f"1/5  Making {plan.cases} synthetic CT cases to train on and {plan.test_cases} unseen ones")
-        _make_study(datalist.parent, plan)
-    say("2/5  Checking the data list")
-    _check(datalist)
-    run = folder / "run"
+        say(f"1/6  Making {plan.cases} synthetic CT studies to train on and {plan.test_cases} unseen ones, as DICOM")
+        _make_study(study, plan)
+    if training.is_file() and testing.is_file():
+        reused.append(f"data ({data})")
+    else:
+        say(f"2/6  Converting series and contours, as: medseg3d dicom convert {study}/training {training.parent}")
+        for part in (training, testing):
+            _convert(study, part)
+    say("3/6  Checking the data list")
+    _check(training)
     if _trained(run, plan):
         reused.append(f"weights ({run / 'best.pt'})")
-        say(f"3/5  Training was done before: {run / 'best.pt'}")
+        say(f"4/6  Training was done before: {run / 'best.pt'}")
     else:
-        command = training_command(datalist, run, plan)
-        say("3/5  Training by\n     " + shlex.join(["python", *command[1:]]))
+        command = training_command(training, run, plan)
+        say("4/6  Training by\n     " + shlex.join(["python", *command[1:]]))
         _train(command)
-    say("4/5  Segmenting the unseen cases")
-    masks = folder / "unseen"
-    _segment(datalist, masks, weights=run / "best.pt")
-    say("5/5  Scoring the masks against the truth")
-    summary = _evaluate(datalist, masks)
-    picture = _draw(datalist, masks)
+    say("5/6  Segmenting the unseen series: NIfTI, DICOM SEG and RTSTRUCT")
+    _segment(study / "testing", masks, weights=run / "best.pt")
+    say("6/6  Scoring the masks against the truth")
+    summary = _evaluate(testing, masks)
+    picture = _draw(testing, masks)
     return Demo(summary, masks, picture, run, tuple(reused))
 
 
@@ -134,7 +145,27 @@ def _make_study(folder: Path, plan: DemoPlan) -> None:
         lesions=False,
         workers=2,
         overwrite=True,
+        format="dicom",
     )
+
+
+def _convert(study: Path, datalist: Path) -> None:
+    """Images and labels of one part of the study, and their data list, which is written last."""
+    from medseg3d.datalist import build_datalist, write_datalist
+    from medseg3d.dicom import ConvertOptions, convert
+    from medseg3d.dicom.conversion import LabelRules
+    from medseg3d.dicom.naming import read_naming
+
+    naming = read_naming(study / "labels.yaml")
+    data = datalist.parent
+    options = ConvertOptions(labels=LabelRules(naming), force=True)
+    failed = [done for done in convert(study / data.name, data, options=options) if done.failed]
+    if failed:
+        listed = "\n".join(f"  {done.name}: {' '.join(map(str, done.findings))}" for done in failed)
+        raise MedsegError(f"{len(failed)} series could not be converted:\n{listed}")
+    labels = dict(naming.labels)
+    built = build_datalist(data, path=datalist, name="phantom_ct", modality="CT", labels=labels, patient_regex=PATIENT)
+    write_datalist(built.datalist, datalist)
 
 
 def _check(datalist: Path) -> None:
@@ -159,28 +190,35 @@ def _train(command: list[str]) -> None:
         raise MedsegError("The training failed; its own message stands above.")
 
 
-def _segment(datalist: Path, masks: Path, *, weights: Path) -> None:
+def _segment(series: Path, masks: Path, *, weights: Path) -> None:
     from medseg3d.bundles import find_bundle
     from medseg3d.inference.run import run_bundle
 
     bundle = find_bundle(BUNDLE)
-    run_bundle(bundle, datalist, masks, weights=weights, config_files=[bundle / "configs" / OVERLAY])
+    run_bundle(bundle, series, masks, weights=weights, config_files=[bundle / "configs" / OVERLAY], formats=FORMATS)
 
 
 def _evaluate(datalist: Path, masks: Path) -> Summary:
-    from medseg3d.datalist import read_datalist, testing_items
+    from medseg3d.datalist import read_datalist
     from medseg3d.evaluation import evaluate
 
-    return evaluate(testing_items(datalist), masks, labels=read_datalist(datalist).labels)
+    return evaluate(_cases(datalist), masks, labels=read_datalist(datalist).labels)
+
+
+def _cases(datalist: Path) -> list[dict[str, Any]]:
+    """All cases of a list whose labels are known."""
+    from medseg3d.datalist import training_items
+
+    return training_items(datalist, fold=-1)
 
 
 def _draw(datalist: Path, masks: Path, *, shown: int = 2) -> Path:
     """A picture of the first cases in RAS axes: image, truth and mask."""
-    from medseg3d.datalist import read_datalist, testing_items
+    from medseg3d.datalist import read_datalist
     from medseg3d.report.figures import CasePicture, montage
 
     pictures = []
-    for item in testing_items(datalist)[:shown]:
+    for item in _cases(datalist)[:shown]:
         image, spacing = _in_ras(item["image"])
         reference, _ = _in_ras(item["label"])
         prediction, _ = _in_ras(masks / f"{item['case']}.nii.gz")

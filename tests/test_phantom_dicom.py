@@ -127,7 +127,7 @@ def test_the_files_say_that_nobody_was_imaged(study: Path):
 
 def test_converted_it_is_the_nifti_study(study: Path, tmp_path: Path):
     from medseg3d.dicom import ConvertOptions, convert
-    from medseg3d.dicom.labels import LabelRules
+    from medseg3d.dicom.conversion import LabelRules
     from medseg3d.dicom.naming import read_naming
 
     listed = json.loads((study / "study.json").read_text())

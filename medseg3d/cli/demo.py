@@ -24,7 +24,8 @@ def demo(
 ) -> None:
     """Train on synthetic CT and segment unseen cases: a few minutes on two CPU cores.
 
-    Phantoms → check → training by MONAI's bundle runner → masks of unseen cases → Dice per organ and a picture.
+    CT series with contours → images and labels → check → training by MONAI's bundle runner → masks of unseen series
+    as NIfTI, DICOM SEG and RTSTRUCT → Dice per organ, a report and a picture.
     Interrupted, it goes on where it was; run again, it uses data and weights again.
 
     [bold]Examples[/]
@@ -48,6 +49,7 @@ def demo(
     if result.reused:
         console.print(f"Reused: {', '.join(result.reused)}", markup=False)
     console.print(f"Took {time.monotonic() - start:.0f} s. Look at:", markup=False)
-    console.print(f"  {result.masks}/  masks (NIfTI), volumes (JSON), cases.csv, summary.json", markup=False)
+    console.print(f"  {result.masks}/  masks (NIfTI, SEG, RTSTRUCT), volumes (JSON), cases.csv", markup=False)
+    console.print(f"  {result.masks / 'report.html'}  scores, cases and planes; opens offline", markup=False)
     console.print(f"  {result.picture}  image, truth and mask in three planes", markup=False)
     console.print(f"  {result.run}/  weights, metrics.csv; curves: tensorboard --logdir {result.run}", markup=False)

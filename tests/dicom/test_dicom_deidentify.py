@@ -33,9 +33,9 @@ from pydicom.uid import (
 from medseg3d.cli import main
 from medseg3d.dicom import ConvertOptions, convert, read_series
 from medseg3d.dicom.clean import clean_dataset
+from medseg3d.dicom.conversion import LabelRules
 from medseg3d.dicom.deidentifying import Deidentified, deidentify
 from medseg3d.dicom.identifiable import burned_in, unfit
-from medseg3d.dicom.labels import LabelRules
 from medseg3d.dicom.naming import Naming
 from medseg3d.dicom.orient import to_series_grid
 from medseg3d.dicom.profile import Options, action_of
