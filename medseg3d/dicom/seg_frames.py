@@ -26,6 +26,9 @@ INDEX_TOLERANCE = 0.1
 # Largest difference between direction cosines of frames that are parallel: a thirtieth of a degree.
 PARALLEL_TOLERANCE = 5e-4
 
+# Of a grid made from frames alone: a body of two metres at 0.4 mm. One damaged position would ask for millions.
+MAX_SLICES = 5000
+
 Source = tuple[str, int | None]  # SOP instance UID, and the number of the frame in it (None: a single-frame instance)
 
 
@@ -107,6 +110,11 @@ def own_grid(
     affine[:3, 2] = unit * spacing
     affine[:3, 3] += unit * heights.min()
     slices = round(float(np.ptp(heights)) / spacing) + 1
+    if slices > MAX_SLICES:
+        raise DicomError(
+            f"The frames of the SEG span {slices} slices of {spacing:.4g} mm, and there are {len(frames)} frames: its "
+            "positions are damaged, or it belongs to several series. Give the series it was made from."
+        )
     grid = SeriesGrid((columns, rows, slices), lps_to_ras(affine), study_uid, series_uid, frame_of_reference_uid)
     return grid, spacing
 

@@ -115,7 +115,7 @@ class _Canvas:
         for start, voxels in parts:
             mask[tuple(slice(s, s + n) for s, n in zip(start - low, voxels.shape, strict=True))] |= voxels
         i, j, k = low.tolist()
-        return Segment.of(number=number, mask=mask, start=(i, j, k), shape=self.grid.shape, **described)
+        return Segment(number=number, shape=self.grid.shape, start=(i, j, k), voxels=mask, **described)
 
     def findings(self) -> Iterator[Finding]:
         if self.outside_voxels:

@@ -27,9 +27,9 @@ def affine_of(*, angles_deg=(0.0, 0.0, 0.0), spacing_mm=(0.8, 0.9, 3.0), mirror=
     return affine
 
 
-def make_series(folder: Path, shape=SHAPE, affine=None) -> SeriesGrid:
+def make_series(folder: Path, shape=SHAPE, affine=None, patient="SEG-TEST") -> SeriesGrid:
     voxels = np.zeros(shape, np.int16)
-    return write_ct_series(voxels, affine_of() if affine is None else affine, folder, patient=Patient("SEG-TEST"))
+    return write_ct_series(voxels, affine_of() if affine is None else affine, folder, patient=Patient(patient))
 
 
 def make_mask(shape=SHAPE) -> np.ndarray:

@@ -409,6 +409,16 @@ def test_frames_that_are_no_stack_have_no_own_grid(edited):
         read_seg(edited(one_frame_aside))
 
 
+def test_a_frame_that_is_far_away_has_no_own_grid(edited):
+    def far(dataset):
+        place = dataset.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence[0]
+        x, y, z = place.ImagePositionPatient
+        place.ImagePositionPatient = [x, y, z + 3e6]
+
+    with pytest.raises(DicomError, match=r"span 10000\d\d slices of 3 mm, and there are 7 frames"):
+        read_seg(edited(far))
+
+
 @pytest.mark.parametrize("threshold", [0.0, 1.5, float("nan")])
 def test_an_impossible_threshold(written, threshold):
     with pytest.raises(DicomError, match=r"above 0, at most 1"):
