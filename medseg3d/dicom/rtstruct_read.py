@@ -174,9 +174,11 @@ def _missing_slices(rois: Sequence[Roi], grid: SeriesGrid) -> Iterator[Finding]:
     named = {uid for roi in rois for contour in roi.contours for uid, _ in contour.images}
     missing = len(named - known)
     if missing:
+        which = "None" if missing == len(named) else f"{len(named) - missing}"
         yield Finding(
             "missing_source_slices",
             "warning",
-            f"{missing} of the {len(named)} images that contours refer to are not in the series.",
-            "Export the series again: is it complete? Contours are placed by their coordinates.",
+            f"{which} of the {len(named)} images that contours refer to are in the series. Contours are placed by "
+            "their coordinates.",
+            "Is the series complete, and the one that was contoured?",
         )

@@ -102,10 +102,13 @@ def _structure_set(dataset: Dataset, reference: FileRef) -> StructureSet:
     if kind != RTStructureSetStorage:
         name = getattr(kind, "name", "") or "an object without SOP Class UID"
         raise DicomError(f"{reference}: this is {name}, not an RT Structure Set.")
-    displays = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence") or ()}
+    for keyword in ("StructureSetROISequence", "ROIContourSequence"):
+        if keyword not in dataset:
+            raise DicomError(f"{reference}: the structure set has no {keyword}: it is truncated. Export it again.")
+    displays = {int(item.ReferencedROINumber): item for item in dataset.ROIContourSequence or ()}
     observations = {int(i.ReferencedROINumber): i for i in dataset.get("RTROIObservationsSequence") or ()}
     rois: dict[int, Roi] = {}
-    for item in dataset.get("StructureSetROISequence") or ():
+    for item in dataset.StructureSetROISequence or ():
         number = int(item.ROINumber)
         if number in rois:
             raise DicomError(f"{reference}: two ROIs have the number {number}: whose contours are whose is not known.")

@@ -246,7 +246,15 @@ def test_images_that_are_not_in_the_series_are_told(tmp_path):
         contour(SQUARE, 1, ContourImageSequence=[image(1)]),
         contour(SQUARE, 2, ContourImageSequence=[image(77)]),
     ]
-    assert findings_of(tmp_path, contours)["missing_source_slices"].message.startswith("1 of the 2 images")
+    assert findings_of(tmp_path, contours)["missing_source_slices"].message.startswith(
+        "1 of the 2 images that contours refer to are in"
+    )
+
+
+def test_references_to_another_export_of_the_series_are_told(tmp_path):
+    contours = [contour(SQUARE, 1, ContourImageSequence=[image(77)])]
+    assert findings_of(tmp_path, contours)["missing_source_slices"].message.startswith("None of the 1 images")
+    assert mask_of(tmp_path, contours).sum() == 16
 
 
 def test_a_reference_to_another_slice_than_the_coordinates_is_told(tmp_path):
@@ -376,6 +384,16 @@ def test_contours_of_an_undefined_roi_are_refused(tmp_path):
     dataset.ROIContourSequence[0].ReferencedROINumber = 8
     dataset.save_as(file)
     with pytest.raises(DicomError, match="contours of ROI number 8, which the structure set does not define"):
+        read_rtstruct(file, a_grid())
+
+
+@pytest.mark.parametrize("keyword", ["StructureSetROISequence", "ROIContourSequence"])
+def test_a_file_cut_before_its_contours_is_not_an_empty_structure_set(tmp_path, keyword):
+    file = structure_set(tmp_path / "rs.dcm", {"GTV": [contour(SQUARE, 1)]})
+    dataset = pydicom.dcmread(file)
+    delattr(dataset, keyword)
+    dataset.save_as(file)
+    with pytest.raises(DicomError, match=f"has no {keyword}: it is truncated"):
         read_rtstruct(file, a_grid())
 
 
