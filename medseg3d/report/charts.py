@@ -150,20 +150,24 @@ def calibration_chart(calibration: Mapping[str, Any], palette: Palette) -> Chart
             "y": [b["frequency"] for b in bins], "customdata": [b["n"] for b in bins],
             "line": {"color": palette.by_name.get(label, INK)},
             "marker": {"size": 8, "color": palette.by_name.get(label, INK), "line": {"color": INK, "width": 0.8}},
-            "hovertemplate": "claimed %{x:.3f}, found %{y:.3f}<br>%{customdata:,} voxels<extra>%{fullData.name}</extra>",
+            "hovertemplate": "claimed %{x:.3f}, found %{y:.3f}<br>%{customdata:,} voxels",
         })  # fmt: skip
     chart_layout = layout("predicted probability", "observed frequency", height=420, showlegend=len(data) <= 14)
     chart_layout["xaxis"]["range"] = chart_layout["yaxis"]["range"] = [-0.02, 1.02]
     return {"data": data, "layout": chart_layout}
 
 
+def _share(share: float | None) -> str:
+    if share is None:
+        return ""
+    return f"{100 * share:.1f}%" if share >= 0.0005 else "<0.1%" if share else "0"
+
+
 def confusion_chart(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Chart:
     """Rows of the reference as shares of the row, with counts where they are pointed at."""
     shares = [[n / sum(row) if sum(row) else None for n in row] for row in matrix]
     few = len(labels) <= 12
-    text = [
-        ["" if s is None else f"{s:.1%}" if s >= 0.0005 else ("0" if s == 0 else "<0.1%") for s in r] for r in shares
-    ]
+    text = [[_share(s) for s in row] for row in shares]
     data = {
         "type": "heatmap", "z": shares, "x": list(labels), "y": list(labels), "customdata": [list(r) for r in matrix],
         # From white to the ink blue: the same lightness scale for every kind of colour vision, and on grey paper.

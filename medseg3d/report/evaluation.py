@@ -130,7 +130,7 @@ def _panels(summary: Mapping[str, Any], cases: Sequence[str], palette: Palette) 
         if entry is None:
             continue
         try:
-            grid, notes = read_grid(entry["reference"], entry["prediction"], entry.get("image"))
+            grid, notes = read_grid(entry["reference"], {"prediction": entry["prediction"]}, entry.get("image"))
         except CaseError as error:
             problems.append(f"{case}: {error}")
             continue
@@ -147,21 +147,21 @@ def _picture(pick: Pick, place: int, shown: Panel, cases: pd.DataFrame, palette:
 
 
 def own_table(table_id: str, rows: pd.DataFrame, palette: Palette) -> Table:
-    """The scores of one case, a row a structure, the lowest Dice first; structures that neither side has are left out."""
+    """The scores of one case, the lowest Dice first; structures that neither side has are left out."""
     rows = rows[rows["status"] != "both_empty"].sort_values("dice", kind="stable")
-    columns = (Column("Structure"), Column("Dice", True), Column("HD95 (mm)", True), Column("Reference (ml)", True),
-               Column("Predicted (ml)", True))  # fmt: skip
+    columns = (Column("Structure"), Column("Dice", True), Column("HD95 (mm)", True), Column("ml", True))  # fmt: skip
     tones: Mapping[str, Any] = {"missed": "bad", "spurious": "warn"}
     body = tuple(
         Row((
             Cell(row["label"], colour=palette.by_name.get(row["label"], "#888888"),
                  note=row["status"] if row["status"] != "scored" else ""),
             amount(row["dice"], tone=tones.get(row["status"], "")),
-            amount(row.get("hd95_mm"), 1), amount(row.get("reference_ml"), 2), amount(row.get("volume_ml"), 2),
+            amount(row.get("hd95_mm"), 1),
+            amount(row.get("volume_ml"), 2, note=f"of {number(row.get('reference_ml'), 2)}"),
         ))
         for _, row in rows.iterrows()
     )  # fmt: skip
-    return Table(table_id, columns, body, shown=12 if len(body) > 15 else None)
+    return Table(table_id, columns, body, shown=12 if len(body) > 15 else None, compact=True)
 
 
 def _kicker(summary: Mapping[str, Any]) -> str:

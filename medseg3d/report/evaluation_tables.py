@@ -91,7 +91,8 @@ def _quartiles(values: Mapping[str, Any], digits: int) -> str:
     if low is None and high is None:
         return ""
     unknown = "∞" if values.get("infinite") else "–"
-    return f"{number(low, digits) if low is not None else unknown} to {number(high, digits) if high is not None else unknown}"
+    low_text, high_text = (unknown if q is None else number(q, digits) for q in (low, high))
+    return f"{low_text} to {high_text}"
 
 
 def _median(values: Mapping[str, Any], digits: int) -> Cell:
@@ -184,7 +185,8 @@ def lesion_table(lesions: pd.DataFrame, palette: Palette, pictured: Sequence[str
     )
     columns = (
         Column("Case"), Column("Structure"), Column("Found"), Column("Reference (ml)", True),
-        Column("Predicted (ml)", True), Column("Dice", True), Column("Centre (mm)", help="RAS+: right, anterior, superior"),
+        Column("Predicted (ml)", True), Column("Dice", True),
+        Column("Centre (mm)", help="RAS+: right, anterior, superior"),
     )  # fmt: skip
     rows = tuple(_lesion_row(row, palette, pictured) for _, row in order.iloc[:MAX_LESION_ROWS].iterrows())
     caption = (
@@ -236,7 +238,8 @@ def subgroup_tables(summary: Mapping[str, Any], palette: Palette) -> list[tuple[
     tables = []
     columns = (
         Column("Group"), Column("Structure"), Column("n", True), Column("Mean", True, group="Dice"),
-        Column("Median", True, group="Dice"), Column("Mean", True, group="NSD"), Column("Median", True, group="HD95 (mm)"),
+        Column("Median", True, group="Dice"), Column("Mean", True, group="NSD"),
+        Column("Median", True, group="HD95 (mm)"),
     )  # fmt: skip
     for number_, (attribute, values) in enumerate((summary.get("subgroups") or {}).items()):
         rows = [

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from medseg3d.files import whole_or_not_at_all
 from medseg3d.report import words
 
 __all__ = ["packed", "render", "write_page"]
@@ -32,13 +33,9 @@ def render(template: str, *, payloads: Mapping[str, Any], **view: Any) -> str:
 
 
 def write_page(path: Path, html: str) -> Path:
-    """Write the page beside ``path`` and rename it, so that it is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(html, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write the page whole or not at all."""
+    with whole_or_not_at_all(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
     return path
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg3d.errors import CaseError
+from medseg3d.errors import CaseError, GeometryError
 from medseg3d.geometry import Affine
 from medseg3d.report.colours import Palette
 from medseg3d.report.surface import surface
@@ -52,41 +52,46 @@ class Panel:
 
 
 def read_grid(
-    reference: str | Path, prediction: str | Path, image: str | Path | Sequence[str | Path] | None
+    reference: str | Path,
+    predictions: Mapping[str, str | Path],
+    image: str | Path | Sequence[str | Path] | None,
 ) -> tuple[Grid, tuple[str, ...]]:
     """Read a case onto the reference's grid; an image that cannot be read is left out, and the note says so.
 
+    Args:
+        reference: label map.
+        predictions: label maps by the name under which they are shown.
+        image: a file, or the channels of an image, of which the first is shown.
+
     Raises:
-        CaseError: the reference or the prediction cannot be read.
+        CaseError: the reference or a prediction cannot be read.
     """
     truth = read_volume(reference)
     notes: list[str] = []
-    predicted = _on_grid_of(truth, read_volume(prediction), "prediction", notes)
+    maps = {"reference": label_map(truth)}
+    for name, path in predictions.items():
+        maps[name] = label_map(_on_grid_of(truth, read_volume(path), name, notes, linear=False))
     picture: NDArray[Any] | None = None
     if image:
-        first = image if isinstance(image, str | Path) else image[0]
+        first = Path(image if isinstance(image, str | Path) else image[0])
         try:
-            picture = _on_grid_of(truth, read_volume(first), "image", notes).voxels
+            picture = _on_grid_of(truth, read_volume(first), "image", notes, linear=True).voxels
         except CaseError as error:
-            notes.append(f"The image is not shown: {_without_folder(str(error), Path(first))}")
+            notes.append(f"The image is not shown: {str(error).replace(str(first), first.name)}")
     else:
         notes.append("The evaluation was given no images: only the labels are shown.")
-    return Grid(picture, label_map(truth), label_map(predicted), truth.affine), tuple(notes)
+    return Grid(picture, maps, truth.affine), tuple(notes)
 
 
-def _on_grid_of(truth: Volume, other: Volume, name: str, notes: list[str]) -> Volume:
+def _on_grid_of(truth: Volume, other: Volume, name: str, notes: list[str], *, linear: bool) -> Volume:
     try:
         require_same_grid(truth, other)
-    except CaseError:
-        notes.append(f"The {name} lies on another grid than the reference and was resampled for these pictures.")
-        shape, linear = truth.voxels.shape, name == "image"
+    except GeometryError:
+        notes.append(f"{name.capitalize()}: on another grid than the reference, and resampled for these pictures.")
+        shape = truth.voxels.shape
         voxels = onto_grid(other.voxels, other.affine, like=truth.affine, shape=shape, linear=linear)
         return Volume(voxels, truth.affine, other.path)
     return other
-
-
-def _without_folder(message: str, path: Path) -> str:
-    return message.replace(str(path), path.name)
 
 
 def panel(case: str, grid: Grid, palette: Palette, *, notes: Sequence[str] = (), budget: Budget | None = None) -> Panel:
@@ -97,12 +102,11 @@ def panel(case: str, grid: Grid, palette: Palette, *, notes: Sequence[str] = (),
     ids = sorted(palette.by_id)
     payload: dict[str, Any] = {
         "case": case,
-        "shape": list(shown.reference.shape),
+        "shape": list(shown.shape),
         "spacing": [round(s, 5) for s in shown.spacing_mm],
         "affine": shown.affine.round(5).tolist(),
         "labels": [{"name": palette.names[i], "colour": palette.by_id[i]} for i in ids],
-        "reference": _bytes(indexed(shown.reference, ids)),
-        "prediction": _bytes(indexed(shown.prediction, ids)),
+        "maps": [{"name": name, "voxels": _bytes(indexed(voxels, ids))} for name, voxels in shown.maps.items()],
         "wide": len(ids) > 255,
         "centre": _centre(shown),
         "image": _image(shown.image, budget) if shown.image is not None else None,
@@ -116,7 +120,7 @@ def _notes(whole: Grid, shown: Grid) -> list[str]:
     if not np.allclose(whole.spacing_mm, shown.spacing_mm):
         sizes = "×".join(f"{s:.2f}" for s in shown.spacing_mm)
         notes.append(f"Shown with voxels of {sizes} mm to keep this file small; the numbers come from the full grid.")
-    elif whole.reference.size != shown.reference.size:
+    elif whole.shape != shown.shape:
         notes.append("Cut to the labels and 25 mm around them to keep this file small.")
     tilt = np.abs(whole.affine[:3, :3]) / np.linalg.norm(whole.affine[:3, :3], axis=0)
     degrees = float(np.degrees(np.arccos(np.clip(tilt.max(axis=0), 0, 1)).max()))
@@ -141,20 +145,21 @@ def _centre(grid: Grid) -> list[int]:
 
     Without a difference, the one with most of the label; the middle where nothing is labelled.
     """
-    differs = grid.reference != grid.prediction
-    for chosen in (differs, grid.reference > 0):
+    first, *others = grid.maps.values()
+    differs = np.logical_or.reduce([first != other for other in others]) if others else np.zeros(grid.shape, bool)
+    for chosen in (differs, grid.labelled):
         if chosen.any():
             sums = [chosen.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
             return [int(s.argmax()) for s in sums]
-    return [n // 2 for n in grid.reference.shape]
+    return [n // 2 for n in grid.shape]
 
 
 def _surfaces(grid: Grid, ids: Sequence[int], palette: Palette, triangles: int) -> list[Mapping[str, Any]]:
-    """Surfaces of every label on both sides; larger ones get more triangles, by the root of their volume."""
+    """Surfaces of every label in every map; larger ones get more triangles, by the root of their volume."""
     from scipy.ndimage import find_objects
 
     found = []
-    for side, voxels in (("reference", grid.reference), ("prediction", grid.prediction)):
+    for side, voxels in grid.maps.items():
         boxes = find_objects(voxels, max_label=max(ids, default=0))
         for i in ids:
             box = boxes[i - 1] if i > 0 else None

@@ -2,8 +2,8 @@
 
 Constrained elastic surface nets (Gibson 1998): every 2×2×2 block of voxels that the surface passes through holds one
 vertex, which is smoothed with its neighbours without leaving its block. The smoothing is Taubin's (1995), which does
-not shrink. So a structure of one voxel keeps a surface and its size, and no vertex moves by more than half a voxel along
-an axis, which blurring before marching cubes would not promise.
+not shrink. So a structure of one voxel keeps a surface, and no vertex moves by more than half a voxel along an axis,
+which blurring before marching cubes would not promise.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def _net(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.int64
     mixed = (corners > 0) & (corners < 8)
     number = np.full(mixed.shape, -1, np.int64)
     number[mixed] = np.arange(np.count_nonzero(mixed))
-    return np.argwhere(mixed) + 0.5, np.concatenate([_quads(mask, number, axis) for axis in range(3)])
+    return np.argwhere(mixed).astype(np.float64) + 0.5, np.concatenate(
+        [_quads(mask, number, axis) for axis in range(3)]
+    )
 
 
 def _quads(mask: NDArray[np.bool_], number: NDArray[np.int64], axis: int) -> NDArray[np.int64]:

@@ -66,6 +66,7 @@ class Table:
         printed: rows on paper.
         searchable: whether a field filters its rows.
         scroll: whether a long table scrolls in a box of its own.
+        compact: a small table beside something else, that needs no sorting.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Table:
     printed: int | None = None
     searchable: bool = False
     scroll: bool = False
+    compact: bool = False
 
     @property
     def groups(self) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medseg3d.report.words import count, interval, metric_text, number, p_value, quantity
+from medseg3d.report.words import count, interval, metric_text, number, p_value
 
 __all__ = ["Verdict", "comparison_verdict", "evaluation_verdict"]
 
@@ -48,14 +48,11 @@ def evaluation_verdict(summary: Mapping[str, Any]) -> Verdict:
 
 
 def _scope(summary: Mapping[str, Any]) -> str:
-    failed = len(summary.get("failed") or {})
-    scored = summary["cases"] - failed
-    patients = count(summary["patients"], "patient") if "patients" in summary else ""
-    of = f" of {patients}" if patients else ""
-    name = f"{summary['name']}: " if summary.get("name") else ""
-    if not failed:
-        return f"{name}{count(summary['cases'], 'case')}{of} {'was' if summary['cases'] == 1 else 'were'} evaluated."
-    return f"{name}{scored} of {count(summary['cases'], 'case')}{of} could be evaluated."
+    scored, failed = summary["cases"], len(summary.get("failed") or {})
+    of = f" of {count(summary['patients'], 'patient')}" if "patients" in summary else ""
+    if failed:
+        return f"{scored} of {count(scored + failed, 'case')} could be evaluated{f', {of.strip()}' if of else ''}."
+    return f"{count(scored, 'case')}{of} {'was' if scored == 1 else 'were'} evaluated."
 
 
 def _found(summary: Mapping[str, Any], bounds: str, level: str, title: str) -> str:
@@ -124,7 +121,8 @@ def comparison_verdict(content: Mapping[str, Any]) -> Verdict:
     pairs = [p for p in content.get("pairs", []) if p["metric"] == metric.key]
     ranks = (content.get("ranking") or {}).get(metric.key, {})
     best = _first(ranks)
-    scope = f"{_and(methods)} were compared on the same {count(content['cases'], 'case')} of {count(content['patients'], 'patient')}."
+    cases, patients = count(content["cases"], "case"), count(content["patients"], "patient")
+    scope = f"{_and(methods)} were compared on the same {cases} of {patients}."
     sentences = [
         scope,
         *(_pair_words(a, b, pairs, metric.title) for a, b in _pairs_of(pairs)),
@@ -135,12 +133,13 @@ def comparison_verdict(content: Mapping[str, Any]) -> Verdict:
         f"ranks first by {metric.title}" if best else f"no ranking by {metric.title}",
         _rank_note(ranks, best),
         tuple(s for s in sentences if s),
-        tuple(
-            f"{count(len(cases), 'case')} only in {name} left out: {', '.join(cases[:5])}{' …' if len(cases) > 5 else ''}."
-            for name, cases in (content.get("left_out") or {}).items()
-            if cases
-        ),
+        tuple(_lone(name, lone) for name, lone in (content.get("left_out") or {}).items() if lone),
     )
+
+
+def _lone(method: str, cases: Sequence[str]) -> str:
+    more = " …" if len(cases) > 5 else ""
+    return f"Only in {method}, and left out: {count(len(cases), 'case')} ({', '.join(cases[:5])}{more})."
 
 
 def _pairs_of(pairs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -188,8 +187,3 @@ def _rank_words(ranks: Mapping[str, Any], best: str) -> str:
     note = _rank_note(ranks, best)
     rank = number(ranks["mean_rank"][best], 2)
     return f"{best} has the best mean rank, {rank}" + (f", and keeps the first place {note}." if note else ".")
-
-
-def headline_quantity(pair: Mapping[str, Any]) -> str:
-    """A pair's difference with its unit."""
-    return quantity(pair.get("difference"), metric_text(pair["metric"]))

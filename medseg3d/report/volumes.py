@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,21 +28,35 @@ MARGIN_MM = 25.0
 
 @dataclass(frozen=True)
 class Grid:
-    """Volumes of one shape and one affine (RAS+ mm): grey values (None where there is no image) and label maps."""
+    """Volumes of one shape and one affine (RAS+ mm).
+
+    Attributes:
+        image: grey values; None where there is no image.
+        maps: label maps by the name under which they are shown, such as ``"reference"`` and ``"prediction"``.
+        affine: voxel index → millimetres.
+    """
 
     image: NDArray[Any] | None
-    reference: NDArray[Any]
-    prediction: NDArray[Any]
+    maps: Mapping[str, NDArray[Any]]
     affine: Affine
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         return spacing_mm(self.affine)
 
-    def map(self, change: Any, affine: Affine) -> Grid:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return next(iter(self.maps.values())).shape
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Voxels that are labelled in any map."""
+        return np.logical_or.reduce([voxels > 0 for voxels in self.maps.values()])
+
+    def changed(self, change: Callable[[NDArray[Any]], NDArray[Any]], affine: Affine) -> Grid:
         """The grid with ``change`` done to each of its volumes."""
         image = None if self.image is None else change(self.image)
-        return Grid(image, change(self.reference), change(self.prediction), affine)
+        return Grid(image, {name: change(voxels) for name, voxels in self.maps.items()}, affine)
 
 
 @dataclass(frozen=True)
@@ -62,8 +76,8 @@ def canonical(grid: Grid) -> Grid:
     from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
     turn = io_orientation(grid.affine)
-    affine = grid.affine @ inv_ornt_aff(turn, grid.reference.shape)
-    return grid.map(lambda voxels: apply_orientation(voxels, turn), affine)
+    affine = grid.affine @ inv_ornt_aff(turn, grid.shape)
+    return grid.changed(lambda voxels: apply_orientation(voxels, turn), affine)
 
 
 def onto_grid(
@@ -84,16 +98,16 @@ def reduced(grid: Grid, *, max_voxels: int) -> Grid:
     A grid that is small enough stays whole. Joining starts on the axis with the finest voxels; images are averaged,
     label maps keep the voxel at the middle of each block.
     """
-    if grid.reference.size > max_voxels:
+    if np.prod(grid.shape) > max_voxels:
         grid = _cut(grid)
     factors = np.ones(3, int)
-    while np.prod([-(-n // f) for n, f in zip(grid.reference.shape, factors, strict=True)]) > max_voxels:
+    while np.prod([-(-n // f) for n, f in zip(grid.shape, factors, strict=True)]) > max_voxels:
         factors[np.argmin(np.array(grid.spacing_mm) * factors)] += 1
     return _joined(grid, factors) if factors.max() > 1 else grid
 
 
 def _cut(grid: Grid) -> Grid:
-    labelled = (grid.reference > 0) | (grid.prediction > 0)
+    labelled = grid.labelled
     if not labelled.any():
         return grid
     ranges = []
@@ -104,17 +118,17 @@ def _cut(grid: Grid) -> Grid:
     offset = np.eye(4)
     offset[:3, 3] = [low for low, _ in ranges]
     box = tuple(slice(low, high) for low, high in ranges)
-    return grid.map(lambda voxels: voxels[box], grid.affine @ offset)
+    return grid.changed(lambda voxels: voxels[box], grid.affine @ offset)
 
 
 def _joined(grid: Grid, factors: NDArray[np.integer]) -> Grid:
     middle = tuple(slice(int(f) // 2, None, int(f)) for f in factors)
-    shape = grid.reference[middle].shape
+    shape = [len(range(*part.indices(n))) for part, n in zip(middle, grid.shape, strict=True)]
     scale = np.diag([*factors.astype(float), 1.0])
     scale[:3, 3] = (factors - 1) / 2
     affine = grid.affine @ scale
     image = None if grid.image is None else _block_mean(grid.image, factors, shape)
-    return replace(grid.map(lambda voxels: voxels[middle], affine), image=image)
+    return replace(grid.changed(lambda voxels: voxels[middle], affine), image=image)
 
 
 def _block_mean(image: NDArray[Any], factors: NDArray[np.integer], shape: Sequence[int]) -> NDArray[np.float32]:
@@ -166,9 +180,13 @@ def windows(image: NDArray[Any]) -> list[Mapping[str, Any]]:
         return [{"name": "All", "low": 0.0, "high": 1.0}]
     if is_ct(values):
         return [{"name": name, "low": low, "high": high} for name, low, high in CT_WINDOWS]
-    shares = (("1–99 %", 1, 99), ("5–95 %", 5, 95), ("0.1–99.9 %", 0.1, 99.9))
-    bounds = [(name, *map(float, np.percentile(values, (low, high)))) for name, low, high in shares]
-    return [{"name": name, "low": low, "high": max(high, low + 1e-6 * (1 + abs(low)))} for name, low, high in bounds]
+    shares: tuple[tuple[str, float, float], ...] = (("1–99 %", 1, 99), ("5–95 %", 5, 95), ("0.1–99.9 %", 0.1, 99.9))
+    return [_window(name, *np.percentile(values, (low, high))) for name, low, high in shares]
+
+
+def _window(name: str, low: float, high: float) -> Mapping[str, Any]:
+    """A flat image has a window of some width as well."""
+    return {"name": name, "low": float(low), "high": float(max(high, low + 1e-6 * (1 + abs(low))))}
 
 
 def encode_sheet(levels: NDArray[np.uint8], *, max_bytes: int) -> Sheet:

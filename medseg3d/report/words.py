@@ -38,21 +38,30 @@ class MetricText:
 
 
 METRICS: tuple[MetricText, ...] = (
-    MetricText("dice", "Dice", "", "higher", 3, "Overlap, 2·|A∩B| / (|A|+|B|): 1 is equal, 0 is disjoint (Dice 1945)."),
-    MetricText("nsd", "NSD", "", "higher", 3, "Normalised surface distance: the share of both surfaces that lies within "
+    MetricText("dice", "Dice", "", "higher", 3,
+               "Overlap, 2·|A∩B| / (|A|+|B|): 1 is equal, 0 is disjoint (Dice 1945)."),
+    MetricText("nsd", "NSD", "", "higher", 3,
+               "Normalised surface distance: the share of both surfaces that lies within "
                "the tolerance of the other (Nikolov et al. 2018). The tolerance stands beside the label."),
-    MetricText("hd95_mm", "HD95", "mm", "lower", 1, "95th percentile of the distance from one surface to the other, the "
+    MetricText("hd95_mm", "HD95", "mm", "lower", 1,
+               "95th percentile of the distance from one surface to the other, the "
                "greater of the two directions. Infinite where one side is empty."),
     MetricText("hd95_weighted_mm", "HD95 by area", "mm", "lower", 1, "HD95 with every piece of surface weighted by its "
                "area, as in DeepMind's surface-distance."),
-    MetricText("assd_mm", "ASSD", "mm", "lower", 2, "Average symmetric surface distance: mean over both surfaces of the "
+    MetricText("assd_mm", "ASSD", "mm", "lower", 2,
+               "Average symmetric surface distance: mean over both surfaces of the "
                "distance to the other."),
-    MetricText("hd_mm", "HD", "mm", "lower", 1, "Hausdorff distance: the farthest point of either surface from the other."),
-    MetricText("sensitivity", "Sensitivity", "", "higher", 3, "Share of the reference that was found, |A∩B| / |reference|."),
-    MetricText("precision", "Precision", "", "higher", 3, "Share of the prediction that is right, |A∩B| / |prediction|."),
-    MetricText("specificity", "Specificity", "", "higher", 4, "Share of the voxels outside the reference that were left out."),
+    MetricText("hd_mm", "HD", "mm", "lower", 1,
+               "Hausdorff distance: the farthest point of either surface from the other."),
+    MetricText("sensitivity", "Sensitivity", "", "higher", 3,
+               "Share of the reference that was found, |A∩B| / |reference|."),
+    MetricText("precision", "Precision", "", "higher", 3,
+               "Share of the prediction that is right, |A∩B| / |prediction|."),
+    MetricText("specificity", "Specificity", "", "higher", 4,
+               "Share of the voxels outside the reference that were left out."),
     MetricText("iou", "IoU", "", "higher", 3, "Intersection over union, |A∩B| / |A∪B| (Jaccard 1912)."),
-    MetricText("volume_difference_ml", "Volume difference", "ml", "zero", 2, "Prediction minus reference, in millilitres."),
+    MetricText("volume_difference_ml", "Volume difference", "ml", "zero", 2,
+               "Prediction minus reference, in millilitres."),
     MetricText("relative_volume_difference", "Relative volume difference", "", "zero", 3, "Prediction minus reference, "
                "divided by the reference."),
     MetricText("centre_distance_mm", "Centre distance", "mm", "lower", 1, "Distance between the two centres of mass."),
@@ -61,12 +70,14 @@ METRICS: tuple[MetricText, ...] = (
     MetricText("lesion_f1", "Lesion F1", "", "higher", 3, "Harmonic mean of the sensitivity and precision of finding "
                "lesions, by connected components and an overlap threshold."),
     MetricText("lesion_sensitivity", "Lesion sensitivity", "", "higher", 3, "Share of the lesions that were found."),
-    MetricText("lesion_precision", "Lesion precision", "", "higher", 3, "Share of the predicted lesions that are real."),
+    MetricText("lesion_precision", "Lesion precision", "", "higher", 3,
+               "Share of the predicted lesions that are real."),
 )  # fmt: skip
 
 # Read by the page's section on definitions; the names are those of the column ``status``.
 EMPTY_POLICY: tuple[tuple[str, str], ...] = (
-    ("both empty", "Reference and prediction lack the structure: nothing to score. It is counted, and left out of means."),
+    ("both empty",
+     "Reference and prediction lack the structure: nothing to score. It is counted, and left out of means."),
     ("missed", "Only the reference has it: Dice, IoU, NSD and sensitivity are 0, distances infinite."),
     ("spurious", "Only the prediction has it: Dice, IoU, NSD and precision are 0, distances infinite."),
     ("infinite distances", "They rank last in medians and quartiles, and no mean of a distance is given where one is "

@@ -97,8 +97,8 @@ Report.ready(async () => {
   }
 
   const followsClicks = new WeakSet();
-  async function drawClickable(target, traces, layout) {
-    await plot(target, traces, layout);
+  async function drawClickable(target, traces, layout, more) {
+    await plot(target, traces, layout, more);
     if (followsClicks.has(target)) return;
     followsClicks.add(target);
     target.on("plotly_click", (event) => {
@@ -146,7 +146,7 @@ Report.ready(async () => {
     const labels = chosenLabels();
     box.replaceChildren(...labels.map((label) => make("div", {}, make("h4", {}, make("span", { class: "swatch", style: `background:${colours.get(label)}` }), label), make("div", { class: "plot", role: "img", "aria-label": `Bland–Altman plot of ${label}` }))));
     const parts = [...box.querySelectorAll(".plot")];
-    for (let i = 0; i < labels.length; i++) await drawClickable(parts[i], ...blandAltman(labels[i]));
+    for (let i = 0; i < labels.length; i++) await drawClickable(parts[i], ...blandAltman(labels[i]), { displayModeBar: false });
     byId("agreement-note").textContent = data.labels.length > labels.length ? `${labels.length} of ${data.labels.length} structures; choose others above the distributions.` : "Crosses are structures that only one side has.";
   }
 

@@ -34,7 +34,7 @@ Report.ready(async () => {
     const [nx, ny, nz] = data.shape, step = [1, nx, nx * ny];
     const Type = data.wide ? Uint16Array : Uint8Array;
     const grey = data.image && (await greyOf(data.image, data.shape));
-    const maps = Object.fromEntries((data.maps || [["reference", "reference"], ["prediction", "prediction"]]).map(([name, key]) => [name, numbersOf(data[key], Type)]));
+    const maps = Object.fromEntries(data.maps.map((map) => [map.name, numbersOf(map.voxels, Type)]));
     const columns = [...(grey ? ["image"] : []), ...Object.keys(maps)];
     const colours = data.labels.map((label) => rgb(label.colour));
     const state = { at: [...data.centre], contours: true, fill: 0, both: false, hidden: new Set(), low: 0, high: 1 };
@@ -95,13 +95,23 @@ Report.ready(async () => {
         const x = left + column * sx, y = top + row * sy;
         if (!paths.has(label)) paths.set(label, new Path2D());
         const path = paths.get(label);
-        const edge = (x0, y0, x1, y1) => { path.moveTo(x0, y0); path.lineTo(x1, y1); };
-        if (at(column - 1, row) !== label) edge(x + inset, y, x + inset, y + sy);
-        if (at(column + 1, row) !== label) edge(x + sx - inset, y, x + sx - inset, y + sy);
-        if (at(column, row - 1) !== label) edge(x, y + inset, x + sx, y + inset);
-        if (at(column, row + 1) !== label) edge(x, y + sy - inset, x + sx, y + sy - inset);
+        const same = (dx, dy) => at(column + dx, row + dy) === label;
+        // How far an end moves to meet the line around the corner: inwards at an outer corner, beyond at an inner one.
+        const end = (dx, dy, ex, ey) => (!same(ex, ey) ? -inset : same(dx + ex, dy + ey) ? inset : 0);
+        for (const side of [-1, 1]) {
+          if (!same(side, 0)) {
+            const edge = side < 0 ? x + inset : x + sx - inset;
+            path.moveTo(edge, y - end(side, 0, 0, -1));
+            path.lineTo(edge, y + sy + end(side, 0, 0, 1));
+          }
+          if (!same(0, side)) {
+            const edge = side < 0 ? y + inset : y + sy - inset;
+            path.moveTo(x - end(0, side, -1, 0), edge);
+            path.lineTo(x + sx + end(0, side, 1, 0), edge);
+          }
+        }
       }
-      context.lineCap = "square";
+      context.lineCap = dashed ? "butt" : "square";
       context.setLineDash(dashed ? [2 * ratio, 3.5 * ratio] : []);
       for (const [label, path] of paths) {
         context.strokeStyle = dashed ? "#fff" : data.labels[label - 1].colour;
@@ -241,7 +251,8 @@ Report.ready(async () => {
     const side = article.querySelector("[data-role=surface]");
     const target = make("div", { class: "surface-plot", role: "img", "aria-label": `Surfaces of reference and prediction, case ${data.case}` });
     const poster = make("img", { class: "surface-poster", alt: "" });
-    const sidesShown = { reference: true, prediction: true };
+    // The reference and one prediction: two solid surfaces would hide each other.
+    const sidesShown = Object.fromEntries(data.maps.map((map, i) => [map.name, i < 2]));
     let meshes = null;
     const decode = (s) => {
       const flat = numbersOf(s.vertices, Int16Array), corners = numbersOf(s.triangles, s.wide ? Uint32Array : Uint16Array);
@@ -269,7 +280,7 @@ Report.ready(async () => {
       if (!poster.src) poster.src = await Plotly.toImage(target, { format: "png", width: 520, height: 440 });
     }
     if (data.surfaces.length) {
-      const toggles = make("div", { class: "tools" }, make("fieldset", {}, make("legend", {}, "Surfaces"), ...Object.keys(sidesShown).map((name) => check(name === "reference" ? "reference (grey, translucent)" : "prediction", true, (on) => { sidesShown[name] = on; showSurfaces(); }))));
+      const toggles = make("div", { class: "tools" }, make("fieldset", {}, make("legend", {}, "Surfaces"), ...Object.keys(sidesShown).map((name) => check(name === "reference" ? "reference (grey)" : name, sidesShown[name], (on) => { sidesShown[name] = on; showSurfaces(); }))));
       side.append(toggles, target, poster);
       // Browsers allow few WebGL scenes at once: only those in sight exist.
       new IntersectionObserver((entries) => {

@@ -1,0 +1,195 @@
+"""Tables and charts of a comparison. Pure: ``comparison.json`` in, tables and Plotly's JSON out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medseg3d.report.charts import GRID, INK, LINES, Chart, layout
+from medseg3d.report.colours import Palette
+from medseg3d.report.evaluation_tables import anchor
+from medseg3d.report.tables import Cell, Column, Row, Table, amount
+from medseg3d.report.words import interval, metric_text, number, p_value
+
+__all__ = ["case_values", "differences", "forest_chart", "method_colours", "pair_table", "rank_chart", "rank_table",
+           "spread_table"]  # fmt: skip
+
+MAX_SPREAD_ROWS = 200
+# At the right of a forest plot there is room for so many lines of one page.
+MAX_FOREST = 60
+
+
+def method_colours(methods: Sequence[str]) -> dict[str, str]:
+    """A colour a method; structures have their own."""
+    return {name: LINES[i % len(LINES)] for i, name in enumerate(methods)}
+
+
+def pair_table(pairs: Sequence[Mapping[str, Any]], metric: str, palette: Palette, *, table_id: str) -> Table:
+    """A row a structure and pair of methods: means, paired difference with its interval, p after Holm, and wins."""
+    text = metric_text(metric)
+    columns = (
+        Column("Structure"), Column("A"), Column("B"), Column("n", True, "Cases with a value by both"),
+        Column("A", True, group=f"Mean {text.heading}"), Column("B", True, group=f"Mean {text.heading}"),
+        Column("Mean", True, "A − B, with its interval by bootstrap over patients", "Paired difference A − B"),
+        Column("Median", True, group="Paired difference A − B"),
+        Column("p", True, "Wilcoxon signed-rank test, as it is", "Wilcoxon"),
+        Column("p (Holm)", True, "Corrected for the number of structures", "Wilcoxon"),
+        Column("A / tie / B", True, "Cases in which A is better, neither, or B"),
+    )  # fmt: skip
+    rows = tuple(_pair_row(p, text.digits, palette) for p in pairs if p["metric"] == metric)
+    return Table(table_id, columns, rows, searchable=len(rows) > 20, shown=40 if len(rows) > 50 else None)
+
+
+def _pair_row(pair: Mapping[str, Any], digits: int, palette: Palette) -> Row:
+    known = pair.get("p_holm") is not None
+    status = "" if known else str(pair.get("status") or "").replace("_", " ")
+    wins = [pair.get(key) for key in ("wins_a", "ties", "wins_b")]
+    return Row((
+        Cell(pair["label"], colour=palette.by_name.get(pair["label"], "#888888")),
+        Cell(pair["a"]), Cell(pair["b"]), amount(pair.get("n"), 0),
+        amount(pair.get("mean_a"), digits), amount(pair.get("mean_b"), digits),
+        amount(pair.get("difference"), digits, note=interval(pair.get("interval"), digits)),
+        amount(pair.get("median_difference"), digits),
+        amount(pair.get("wilcoxon_p"), text=p_value(pair.get("wilcoxon_p"))),
+        amount(pair.get("p_holm"), text=p_value(pair.get("p_holm")), tone="good" if pair.get("significant") else "",
+               note="significant" if pair.get("significant") else status),
+        Cell(" / ".join(number(n, 0) for n in wins), wins[0]),
+    ))  # fmt: skip
+
+
+def rank_table(ranking: Mapping[str, Any], methods: Sequence[str]) -> Table | None:
+    """Mean rank of every method by metric, the best first by the first metric; None without ranks."""
+    if not ranking:
+        return None
+    first = next(iter(ranking.values()))["mean_rank"]
+    order = sorted(methods, key=lambda m: (first.get(m) is None, first.get(m) or 0.0))
+    columns = (
+        Column("Method"),
+        *(
+            column
+            for metric in ranking
+            for column in (
+                Column("Mean rank", True, "1 is best", metric_text(metric).title),
+                Column("First place", True, "Share of the bootstrap samples", metric_text(metric).title),
+            )
+        ),
+    )
+    colours = method_colours(methods)
+    rows = []
+    for method in order:
+        cells = [Cell(method, colour=colours[method])]
+        for ranks in ranking.values():
+            share = (ranks.get("rank_share") or {}).get(method) or [None]
+            text = "–" if share[0] is None else f"{100 * share[0]:.0f} %"
+            cells += [amount(ranks["mean_rank"].get(method), 2), amount(share[0], text=text)]
+        rows.append(Row(tuple(cells)))
+    return Table("ranks", columns, tuple(rows))
+
+
+def rank_chart(ranks: Mapping[str, Any], methods: Sequence[str]) -> Chart | None:
+    """How often each method comes first, second, …, when patients are drawn anew; None without bootstrap."""
+    shares = ranks.get("rank_share") or {}
+    places = max((len(share) for share in shares.values() if share), default=0)
+    if not places:
+        return None
+    shades = ["#0b4a8b", "#5f95c8", "#b5d0e8", "#dde6ee", "#eef2f6"]
+    data = [
+        {
+            "type": "bar", "orientation": "h", "name": f"place {place + 1}", "y": list(methods),
+            "x": [(shares.get(m) or [0] * places)[place] for m in methods],
+            "marker": {"color": shades[min(place, len(shades) - 1)], "line": {"color": INK, "width": 0.6}},
+            "hovertemplate": f"%{{y}}: place {place + 1} in %{{x:.1%}}<extra></extra>",
+        }
+        for place in range(places)
+    ]  # fmt: skip
+    chart = layout("share of the bootstrap samples", "", barmode="stack", height=110 + 42 * len(methods))
+    chart["xaxis"] |= {"tickformat": ".0%", "range": [0, 1]}
+    chart["yaxis"] |= {"type": "category", "autorange": "reversed", "ticks": "", "showgrid": False}
+    return {"data": data, "layout": chart}
+
+
+def forest_chart(pairs: Sequence[Mapping[str, Any]], metric: str) -> Chart | None:
+    """Paired differences with their intervals, a line a structure and pair; None where none was computed."""
+    own = [p for p in pairs if p["metric"] == metric and p.get("difference") is not None]
+    if not own:
+        return None
+    many = len({(p["a"], p["b"]) for p in own}) > 1
+    if len(own) > MAX_FOREST:
+        own = sorted(own, key=lambda p: -abs(p["difference"]))[:MAX_FOREST]
+    names = [f"{p['label']}: {p['a']} − {p['b']}" if many else p["label"] for p in own]
+    bounds = [p.get("interval") or [p["difference"]] * 2 for p in own]
+    digits = metric_text(metric).digits
+    clear = [bool(p.get("significant")) for p in own]
+    data = [{
+        "type": "scatter", "mode": "markers", "x": [p["difference"] for p in own], "y": names,
+        "error_x": {
+            "type": "data", "symmetric": False, "thickness": 1.6, "width": 5, "color": INK,
+            "array": [high - p["difference"] for p, (_, high) in zip(own, bounds, strict=True)],
+            "arrayminus": [p["difference"] - low for p, (low, _) in zip(own, bounds, strict=True)],
+        },
+        # Filled is significant: told apart without colour as well.
+        "marker": {"size": 10, "symbol": "square", "color": [INK if c else "#ffffff" for c in clear],
+                   "line": {"color": INK, "width": 1.6}},
+        "text": [f"{interval(p.get('interval'), digits)}, p {p_value(p.get('p_holm'))}" for p in own],
+        "hovertemplate": "%{y}<br>%{x:.4f} (%{text})<extra></extra>",
+    }]  # fmt: skip
+    a, b = (own[0]["a"], own[0]["b"]) if not many else ("first", "second")
+    title = f"difference in {metric_text(metric).heading}, {a} − {b}"
+    chart = layout(title, "", height=120 + 34 * len(own), showlegend=False)
+    chart["xaxis"] |= {"zeroline": True, "zerolinecolor": "#a8200d", "zerolinewidth": 1.5}
+    chart["yaxis"] |= {"type": "category", "autorange": "reversed", "gridcolor": GRID, "ticks": ""}
+    return {"data": data, "layout": chart}
+
+
+def case_values(content: Mapping[str, Any], palette: Palette) -> dict[str, Any]:
+    """What ``comparison.js`` draws the cases' lines from: per metric and label the cases with a value a method."""
+    values: dict[str, dict[str, list[list[Any]]]] = {}
+    for row in content.get("cases_table") or []:
+        of_label = values.setdefault(row["metric"], {}).setdefault(row["label"], [])
+        of_label.append([row["case"], *(_short(row["values"].get(m)) for m in content["methods"])])
+    labels = list(dict.fromkeys(label for of_metric in values.values() for label in of_metric))
+    texts = [metric_text(m) for m in values]
+    return {
+        "methods": list(content["methods"]),
+        "metrics": [{"key": t.key, "heading": t.heading, "digits": t.digits} for t in texts],
+        "labels": [{"name": name, "colour": palette.by_name.get(name, "#888888")} for name in labels],
+        "values": values,
+    }
+
+
+def _short(value: Any) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
+
+
+def differences(content: Mapping[str, Any]) -> list[tuple[str, str, float, Mapping[str, Any]]]:
+    """Cases and labels by how far the methods are apart in the headline's metric, the farthest first.
+
+    Each with its patient, the greatest minus the least value, and the value by method.
+    """
+    found = []
+    for row in content.get("cases_table") or []:
+        values = [v for v in row["values"].values() if v is not None]
+        if row["metric"] == content.get("metric", "dice") and len(values) > 1:
+            found.append((str(row["case"]), str(row["label"]), max(values) - min(values), row))
+    return sorted(found, key=lambda entry: -entry[2])
+
+
+def spread_table(content: Mapping[str, Any], palette: Palette, pictured: Sequence[str]) -> Table:
+    """The cases where methods differ most, with links to pictures."""
+    text, methods = metric_text(content.get("metric", "dice")), content["methods"]
+    columns = (
+        Column("Case"), Column("Patient"), Column("Structure"),
+        *(Column(m, True, group=text.heading) for m in methods), Column("Apart", True, "Greatest minus least"),
+    )  # fmt: skip
+    entries = differences(content)
+    rows = []
+    for case, label, apart, row in entries[:MAX_SPREAD_ROWS]:
+        link = f"#{anchor('pictures', case)}" if case in pictured else ""
+        first = Cell(case, href=link, note="pictures" if link else "")
+        swatch = Cell(label, colour=palette.by_name.get(label, "#888888"))
+        values = [amount(row["values"].get(m), text.digits) for m in methods]
+        patient = Cell(str(row.get("patient") or ""))
+        row_id = anchor("case", f"{case}/{label}")
+        rows.append(Row((first, patient, swatch, *values, amount(apart, text.digits)), row_id, f"{case}\n{label}"))
+    caption = f"The first {MAX_SPREAD_ROWS} of {len(entries)}." if len(entries) > MAX_SPREAD_ROWS else ""
+    return Table("cases", columns, tuple(rows), caption, printed=40, searchable=len(rows) > 12, scroll=len(rows) > 15)
