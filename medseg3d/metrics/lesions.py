@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
+
+from medseg3d.errors import UsageError
 
 __all__ = ["Connectivity", "Lesion", "LesionScores", "score_lesions"]
 
@@ -88,37 +89,57 @@ def score_lesions(
     prediction that runs over two lesions finds one of them. Source: Metrics Reloaded, greedy matching by score;
     panoptica's naive threshold matching (Kofler et al. 2023).
 
+    Raises:
+        UsageError: an overlap outside 0 to 1, or another connectivity than 6, 18 or 26.
+
     >>> a, b = np.zeros((2, 9, 9, 9), bool)
     >>> a[1:3, 1:3, 1:3] = a[6:8, 6:8, 6:8] = b[1:3, 1:3, 1:4] = True
     >>> found = score_lesions(a, b, voxel_ml=0.001)
     >>> found.sensitivity, found.precision, round(found.dice, 3)
     (0.5, 1.0, 0.8)
     """
-    sides = [cc3d.connected_components(m, connectivity=connectivity, return_N=True) for m in (reference, prediction)]
-    (in_reference, n_reference), (in_prediction, n_prediction) = sides
-    sizes, centres = zip(*(_sizes_and_centres(labels, n) for labels, n in sides), strict=True)
+    if not 0 <= overlap <= 1 or connectivity not in (6, 18, 26):
+        raise UsageError(
+            f"Lesions match from an IoU of 0 to 1 ({overlap} was given) and hang together by 6, 18 or 26 neighbours "
+            f"({connectivity} was given)."
+        )
+    ours, theirs = _components(reference, connectivity), _components(prediction, connectivity)
     both = reference & prediction
-    pairs = _matched_pairs(in_reference[both], in_prediction[both], *sizes, overlap=overlap)
-
-    def lesion(i: int, j: int, kind: Literal["matched", "missed", "false_positive"], dice: float = 0.0) -> Lesion:
-        centre = centres[0][i] if i else centres[1][j]
-        return Lesion(kind, float(sizes[0][i] * voxel_ml), float(sizes[1][j] * voxel_ml), dice, _triple(centre))
-
-    lesions = [
-        lesion(i, pairs[i][0], "matched", pairs[i][1]) if i in pairs else lesion(i, 0, "missed")
-        for i in range(1, n_reference + 1)
-    ]
-    taken = {j for j, _ in pairs.values()}
-    lesions += [lesion(0, j, "false_positive") for j in range(1, n_prediction + 1) if j not in taken]
-    return LesionScores(n_reference, n_prediction, len(pairs), n_prediction - len(pairs), tuple(lesions))
+    pairs = _matched_pairs(ours.labels[both], theirs.labels[both], ours.sizes, theirs.sizes, overlap=overlap)
+    lesions = []
+    for i in range(1, ours.count + 1):
+        j, dice = pairs.get(i, (0, 0.0))
+        volumes = float(ours.sizes[i] * voxel_ml), float(theirs.sizes[j] * voxel_ml)
+        lesions.append(Lesion("matched" if j else "missed", *volumes, dice, ours.centre(i)))
+    for j in sorted(set(range(1, theirs.count + 1)) - {j for j, _ in pairs.values()}):
+        lesions.append(Lesion("false_positive", 0.0, float(theirs.sizes[j] * voxel_ml), 0.0, theirs.centre(j)))
+    return LesionScores(ours.count, theirs.count, len(pairs), theirs.count - len(pairs), tuple(lesions))
 
 
-def _sizes_and_centres(labels: NDArray, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Voxels and centroid of each component; index 0 stands for "no lesion" and has no voxels."""
-    statistics = cc3d.statistics(labels, no_slice_conversion=True)
-    sizes = np.asarray(statistics["voxel_counts"], np.int64)[: count + 1].copy()
-    sizes[0] = 0
-    return sizes, np.asarray(statistics["centroids"], float)
+@dataclass(frozen=True)
+class _Components:
+    """Connected components of a mask, from 1; index 0 stands for "no lesion" and has no voxels."""
+
+    labels: NDArray[np.integer]
+    sizes: NDArray[np.int64]
+    centres: NDArray[np.float64]
+
+    @property
+    def count(self) -> int:
+        return self.sizes.size - 1
+
+    def centre(self, index: int) -> Triple:
+        i, j, k = self.centres[index].tolist()
+        return i, j, k
+
+
+def _components(mask: NDArray[np.bool_], connectivity: Connectivity) -> _Components:
+    labels, count = cc3d.connected_components(mask, connectivity=connectivity, return_N=True)
+    at = np.unravel_index(np.flatnonzero(mask), mask.shape)
+    component = labels[at]
+    sizes = np.bincount(component, minlength=count + 1)
+    sums = [np.bincount(component, weights=axis, minlength=count + 1) for axis in at]
+    return _Components(labels, sizes, np.stack(sums, axis=1) / np.maximum(sizes, 1)[:, None])
 
 
 def _matched_pairs(
@@ -137,8 +158,3 @@ def _matched_pairs(
             pairs[int(i[n])] = (int(j[n]), float(2 * shared[n] / total[n]))
             taken.add(int(j[n]))
     return pairs
-
-
-def _triple(values: Sequence[float]) -> Triple:
-    i, j, k = (float(v) for v in values)
-    return i, j, k

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
+from medseg3d.errors import UsageError
 from medseg3d.metrics import score_lesions
 
 LAW = settings(max_examples=60, deadline=None)
@@ -93,6 +94,12 @@ def test_no_lesions():
     spurious = score_lesions(none, some, voxel_ml=1.0)
     assert (spurious.precision, spurious.f1, spurious.false_positives) == (0.0, 0.0, 2)
     assert math.isnan(spurious.sensitivity)
+
+
+@pytest.mark.parametrize("options", [{"overlap": 1.1}, {"overlap": -0.1}, {"connectivity": 8}])
+def test_options_that_mean_nothing(options):
+    with pytest.raises(UsageError, match=rf"{next(iter(options.values()))} was given"):
+        score_lesions(row((0, 1)), row(), voxel_ml=1.0, **options)
 
 
 @LAW
