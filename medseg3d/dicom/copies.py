@@ -31,14 +31,16 @@ def drop_copies(headers: Sequence[Header]) -> tuple[list[Header], list[Finding]]
             different += [] if same else [copies]
     findings = []
     if equal:
-        findings.append(Finding("duplicate_file", "note", f"{equal} files are copies of others and were left out."))
+        files = "1 file is a copy of another" if equal == 1 else f"{equal} files are copies of others"
+        findings.append(Finding("duplicate_file", "note", f"{files}: left out."))
     if different:
         names = " and ".join(str(h.file) for h in different[0][:2])
         findings.append(
             Finding(
                 "conflicting_copies",
                 "refusal",
-                f"{len(different)} instances are there more than once, with different content ({names}, for one).",
+                f"{len(different)} of {len(by_instance)} instances are there more than once, with different content "
+                f"({names}, for one).",
                 "Keep one file of each instance: they may be edited or compressed copies.",
             )
         )
