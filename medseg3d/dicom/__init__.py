@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from medseg3d.dicom.deidentifying import Deidentified, deidentify
     from medseg3d.dicom.frames import Annotated, Frame, Series, SeriesInfo, Stack
     from medseg3d.dicom.rescale import ValueRangeError
+    from medseg3d.dicom.rtstruct_read import read_rtstruct
+    from medseg3d.dicom.rtstruct_write import write_rtstruct
     from medseg3d.dicom.scanning import Scan, scan
     from medseg3d.dicom.volume import iter_slices, read_series, read_stack, stack_dtype
 
@@ -30,10 +32,12 @@ _HOMES = {
     "convert": "converting",
     "deidentify": "deidentifying",
     "iter_slices": "volume",
+    "read_rtstruct": "rtstruct_read",
     "read_series": "volume",
     "read_stack": "volume",
     "scan": "scanning",
     "stack_dtype": "volume",
+    "write_rtstruct": "rtstruct_write",
 }
 
 __all__ = [
@@ -55,10 +59,12 @@ __all__ = [
     "convert",
     "deidentify",
     "iter_slices",
+    "read_rtstruct",
     "read_series",
     "read_stack",
     "scan",
     "stack_dtype",
+    "write_rtstruct",
 ]
 
 

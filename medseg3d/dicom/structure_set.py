@@ -25,6 +25,7 @@ from medseg3d.errors import DicomError
 __all__ = ["Contour", "Roi", "StructureSet", "read_structure_set"]
 
 CONTOUR_DATA = 0x30060050
+MAX_COORDINATE_MM = 1e9  # sums and products of smaller ones stay finite
 
 DAMAGE = (*PARSE_ERRORS, BytesLengthException, InvalidDicomError, zlib.error, zipfile.BadZipFile)
 
@@ -179,8 +180,8 @@ def _points(item: Dataset) -> NDArray[np.float64]:
         numbers = np.array([float(v) for v in values])
     except ValueError as error:
         raise ValueError(f"a coordinate that is no number ({error})") from error
-    if not np.isfinite(numbers).all():
-        raise ValueError("a coordinate that is NaN or infinite")
+    if not (np.abs(numbers) < MAX_COORDINATE_MM).all():  # false for NaN too
+        raise ValueError(f"a coordinate that is NaN, infinite or beyond {MAX_COORDINATE_MM:g} mm")
     if len(numbers) % 3:
         raise ValueError(f"{len(numbers)} coordinates, which is no multiple of 3")
     return numbers.reshape(-1, 3)
