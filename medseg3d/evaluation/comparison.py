@@ -94,11 +94,10 @@ def compare_runs(
     values, left_out = _common(methods)
     metrics = [m for m in (*HIGHER, *LOWER) if all((m, method.name) in values.columns for method in methods)]
     if metric not in metrics:
-        raise UsageError(
-            f"--metric {metric}: there is none of this name in all folders; there are {', '.join(metrics)}."
-        )
+        raise UsageError(f"--metric {metric}: not in all folders; there are {', '.join(metrics)}.")
     metrics = [metric, *(m for m in metrics if m != metric)]
     options = {"level": level, "resamples": resamples}
+    pairs = [row for m in metrics for row in _pairs(values[m], m, methods, options)]
     content = {
         "schema": SCHEMA,
         "methods": [method.name for method in methods],
@@ -113,12 +112,12 @@ def compare_runs(
         "difference_is": "a - b",
         "test": TEST,
         "family": FAMILY,
-        "pairs": [row for m in metrics for row in _pairs(values[m], m, methods, options)],
+        "pairs": pairs,
         "ranking": {m: _ranking(values[m], m, methods, resamples) for m in metrics},
         "cases_table": [row for m in metrics for row in _case_rows(values[m], m, methods)],
         "provenance": versions() | {"time": datetime.now(UTC).isoformat(timespec="seconds")},
     }
-    write_table(output_dir / "comparison.csv", _pair_table(content["pairs"]))
+    write_table(output_dir / "comparison.csv", _pair_table(pairs))
     write_json(output_dir / "comparison.json", content)
     return Comparison(content, output_dir, _write_report(output_dir))
 
@@ -299,8 +298,7 @@ def _pair_table(pairs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _write_report(folder: Path) -> Path:
-    try:
-        from medseg3d.report import write_comparison_report  # type: ignore[attr-defined, unused-ignore]
-    except ImportError:
-        return folder / "report.html"
+    # Here, since figures take a second to import, and errors shall come before that.
+    from medseg3d.report import write_comparison_report
+
     return write_comparison_report(folder)

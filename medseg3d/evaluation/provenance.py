@@ -55,7 +55,12 @@ def provenance(
         "split": dict(split),
         "settings": dict(settings),
     }
-    return content | ({"training": _training(run)} if run is not None else {})
+    if run is None:
+        return content
+    training = _training(run)
+    if content["weights_sha256"] is None and (run / "best.pt").is_file():
+        content["weights_sha256"] = _file_sha256(run / "best.pt")
+    return content | {"config": training.pop("config"), "training": training}
 
 
 def file_provenance(files: Sequence[Path], *, started: datetime) -> dict[str, Any]:
@@ -124,6 +129,11 @@ def _data_sha256(results: Sequence[CaseResult]) -> str | None:
     """Over the contents of all references and predictions that were scored, in the order of the cases' names."""
     scored = sorted((r.case.case, r.sha256) for r in results if r.sha256)
     return hashlib.sha256(json.dumps(scored).encode()).hexdigest() if scored else None
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _one_of(values: Iterable[Any]) -> Any:

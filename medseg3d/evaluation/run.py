@@ -267,8 +267,7 @@ def _summary_of(
 
 
 def _write_report(folder: Path) -> Path:
-    try:
-        from medseg3d.report import write_evaluation_report  # type: ignore[attr-defined, unused-ignore]
-    except ImportError:
-        return folder / "report.html"
+    # Here, since pictures and figures take a second to import, and errors shall come before that.
+    from medseg3d.report import write_evaluation_report
+
     return write_evaluation_report(folder)

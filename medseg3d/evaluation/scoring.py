@@ -30,8 +30,10 @@ Progress = Callable[[int, int], None]
 
 # Two label maps as they are read, in float while they are checked, and the distances in the largest box.
 BYTES_A_VOXEL = 32
-# Starting a process takes about a second, in which one process scores about this many voxels.
-VOXELS_WORTH_A_PROCESS = 20_000_000
+# What scoring takes, measured; a process must save more than the seconds in which it starts and imports.
+SECONDS_A_VOXEL = 8e-8
+SECONDS_A_REGION = 0.008
+SECONDS_WORTH_A_PROCESS = 5.0
 
 
 def score_cases(
@@ -50,7 +52,7 @@ def score_cases(
     Raises:
         MedsegError: a worker was killed, most likely for want of memory.
     """
-    processes = _processes(cases, workers)
+    processes = _processes(cases, workers, len(scoring.regions))
     score = partial(score_files, scoring=scoring)
     if processes == 1:
         return list(_reported(map(score, cases), len(cases), progress))
@@ -238,7 +240,7 @@ def _sha256(*files: Path) -> str:
     return digest.hexdigest()
 
 
-def _processes(cases: Sequence[EvaluationCase], workers: int) -> int:
+def _processes(cases: Sequence[EvaluationCase], workers: int, regions: int) -> int:
     """How many processes to start: what was asked for, what memory holds, and what the work is worth."""
     wanted = workers or os.cpu_count() or 1
     if wanted == 1 or len(cases) < 2:
@@ -246,9 +248,10 @@ def _processes(cases: Sequence[EvaluationCase], workers: int) -> int:
     import psutil
 
     voxels = [_voxels(case.reference) for case in cases]
-    worth = max(1, sum(voxels) // VOXELS_WORTH_A_PROCESS)
-    held = max(1, psutil.virtual_memory().available // (BYTES_A_VOXEL * max(*voxels, 1)))
-    return int(min(wanted, len(cases), worth, held))
+    seconds = sum(voxels) * SECONDS_A_VOXEL + len(cases) * regions * SECONDS_A_REGION
+    worth = int(seconds // SECONDS_WORTH_A_PROCESS)
+    held = int(psutil.virtual_memory().available // (BYTES_A_VOXEL * max(*voxels, 1)))
+    return max(1, min(wanted, len(cases), worth, held))
 
 
 def _voxels(path: Path | None) -> int:

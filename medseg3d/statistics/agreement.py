@@ -136,11 +136,14 @@ def icc(table: ArrayLike, *, level: float = LEVEL) -> Icc:
     if 1 - value < 1e-12:  # equal ratings, but for rounding: nothing varies but the subjects
         return Icc(1.0, (1.0, 1.0))
     a, b = k * value / (n * (1 - value)), 1 + k * value * (n - 1) / (n * (1 - value))
-    v = (a * columns + b * error) ** 2 / ((a * columns) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1)))
+    spread = (a * columns) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1))
+    if spread == 0:  # subjects that do not differ, rated without error
+        return Icc(value, None)
+    v = (a * columns + b * error) ** 2 / spread
     lower_f, upper_f = f.ppf((1 + level) / 2, n - 1, v), f.ppf((1 + level) / 2, v, n - 1)
-    spread = k * columns + (k * n - k - n) * error
-    low = n * (rows - lower_f * error) / (lower_f * spread + n * rows)
-    high = n * (upper_f * rows - error) / (spread + n * upper_f * rows)
+    between = k * columns + (k * n - k - n) * error
+    low = n * (rows - lower_f * error) / (lower_f * between + n * rows)
+    high = n * (upper_f * rows - error) / (between + n * upper_f * rows)
     return Icc(value, (float(low), float(high)))
 
 

@@ -186,8 +186,8 @@ def cluster_intervals(
     resamples: int = RESAMPLES,
     seed: int = SEED,
     method: Literal["BCa", "percentile"] = "BCa",
-) -> list[Interval]:
-    """Limits of statistics of drawn patients.
+) -> list[Interval | None]:
+    """Limits of statistics of drawn patients; None for one that no draw defines.
 
     Args:
         statistic: (draws, patients), how often each patient was drawn → (draws, columns).
@@ -221,9 +221,11 @@ def cluster_intervals(
     ]
 
 
-def _percentiles(draws: Floats, level: float) -> Interval:
+def _percentiles(draws: Floats, level: float) -> Interval | None:
     """Percentile limits that may be infinite: drawn values themselves, since a blend with infinity means nothing."""
     known = draws[~np.isnan(draws)]
+    if not len(known):
+        return None
     low = np.quantile(known, (1 - level) / 2, method="lower")
     high = np.quantile(known, (1 + level) / 2, method="higher")
     return float(low), float(high)

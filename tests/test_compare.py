@@ -1,0 +1,161 @@
+"""Methods compared from evaluation folders: hand-made tables, so that every number can be worked out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from medseg3d.cli import app
+from medseg3d.errors import UsageError
+from medseg3d.evaluation import compare_runs
+from medseg3d.evaluation.files import write_table
+from medseg3d.evaluation.summary import METRICS
+from medseg3d.statistics import holm
+
+INF, NAN = math.inf, math.nan
+
+
+def folder(path: Path, dice: dict[str, list[float]], *, patients=None, first=0, tolerance=2.0, **metrics) -> Path:
+    """An evaluation folder whose Dice is given by label, of cases c<first>, c<first + 1>, …."""
+    path.mkdir()
+    rows = []
+    for number, (label, values) in enumerate(dice.items(), start=1):
+        for i, value in enumerate(values):
+            case = f"c{first + i}"
+            row = dict.fromkeys(METRICS, 1.0) | {"reference_ml": 5.0 + i + first, "volume_difference_ml": -0.5}
+            row |= {"dice": value} | {name: column[i] for name, column in metrics.items()}
+            patient = patients[i] if patients else f"p{first + i}"
+            rows.append(
+                {"case": case, "patient": patient, "label_id": number, "label": label, "status": "scored"} | row
+            )
+    write_table(path / "cases.csv", pd.DataFrame(rows))
+    summary = {"schema": "medseg3d.evaluation/1", "name": path.name, "tolerance_mm": dict.fromkeys(dice, tolerance)}
+    (path / "summary.json").write_text(json.dumps(summary))
+    return path
+
+
+def strict(path: Path) -> dict:
+    def refuse(constant: str):
+        raise AssertionError(f"{constant} in {path.name}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def only(content: dict, **wanted: str) -> dict:
+    (pair,) = [p for p in content["pairs"] if all(p[key] == value for key, value in wanted.items())]
+    return pair
+
+
+@pytest.fixture
+def two(tmp_path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    a = {"liver": rng.uniform(0.7, 0.9, 20).tolist(), "tumour": rng.uniform(0.3, 0.9, 20).tolist()}
+    b = {"liver": (np.array(a["liver"]) + rng.uniform(0.01, 0.1, 20)).tolist(), "tumour": a["tumour"]}
+    return [folder(tmp_path / "A", a), folder(tmp_path / "B", b)]
+
+
+def test_the_pairs_and_their_files(two, tmp_path):
+    comparison = compare_runs(two, output_dir=tmp_path / "out")
+    content = strict(tmp_path / "out" / "comparison.json")
+    assert content == json.loads(json.dumps(comparison.content))
+    assert (content["methods"], content["cases"], content["patients"]) == (["A", "B"], 20, 20)
+    a, b = (pd.read_csv(path / "cases.csv") for path in two)
+    liver = only(content, label="liver", metric="dice")
+    difference = (a.dice - b.dice)[a.label == "liver"]
+    assert liver["difference"] == pytest.approx(difference.mean())
+    assert liver["interval"][0] < difference.mean() < liver["interval"][1] < 0
+    assert liver["wilcoxon_p"] == pytest.approx(stats.wilcoxon(difference).pvalue)
+    assert (liver["wins_a"], liver["ties"], liver["wins_b"]) == (0, 0, 20)
+    tumour = only(content, label="tumour", metric="dice")
+    assert (tumour["wilcoxon_p"], tumour["status"], tumour["significant"]) == (1.0, "equal", False)
+    assert [liver["p_holm"], tumour["p_holm"]] == pytest.approx(holm([liver["wilcoxon_p"], 1.0]))
+    assert liver["significant"] is True
+    assert content["ranking"]["dice"]["mean_rank"] == {"A": 1.75, "B": 1.25}
+    assert content["ranking"]["dice"]["rank_share"]["B"] == [1.0, 0.0]
+    with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(content["pairs"])
+    assert float(rows[0]["interval_low"]) == pytest.approx(liver["interval"][0])
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_a_lower_distance_wins_and_a_miss_is_the_worst(tmp_path):
+    dice = {"liver": [0.9] * 7}
+    a = folder(tmp_path / "A", dice, hd95_mm=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    b = folder(tmp_path / "B", dice, hd95_mm=[2.0, 4.0, 6.0, 8.0, 10.0, 12.0, INF])
+    content = compare_runs([a, b], output_dir=tmp_path / "out").content
+    pair = only(content, metric="hd95_mm")
+    assert (pair["wins_a"], pair["wins_b"], pair["infinite"], pair["status"]) == (7, 0, 1, "infinite")
+    assert (pair["mean_a"], pair["difference"], pair["interval"]) == (None, None, None)
+    assert pair["median_difference"] == -4.0
+    assert pair["wilcoxon_p"] == pytest.approx(2 / 2**7)
+    assert content["ranking"]["hd95_mm"]["mean_rank"] == {"A": 1.0, "B": 2.0}
+    row = next(r for r in content["cases_table"] if r["metric"] == "hd95_mm" and r["case"] == "c6")
+    assert (row["values"], row["infinite"]) == ({"A": 7.0, "B": None}, ["B"])
+
+
+def test_only_shared_cases_count_and_the_others_are_named(tmp_path):
+    a = folder(tmp_path / "A", {"liver": [0.5, 0.6, 0.7, 0.8]})
+    b = folder(tmp_path / "B", {"liver": [0.9, 0.9, 0.9]}, first=2)
+    content = compare_runs([a, b], output_dir=tmp_path / "out").content
+    assert (content["cases"], content["left_out"]) == (2, {"A": ["c0", "c1"], "B": ["c4"]})
+    pair = only(content, metric="dice")
+    assert (pair["n"], pair["mean_a"], pair["status"]) == (2, pytest.approx(0.75), "too_few")
+
+
+def test_an_undefined_score_leaves_its_case_out_of_the_pair(tmp_path):
+    a = folder(tmp_path / "A", {"liver": [0.5, NAN, 0.7]})
+    b = folder(tmp_path / "B", {"liver": [0.6, 0.0, 0.9]})
+    pair = only(compare_runs([a, b], output_dir=tmp_path / "out").content, metric="dice")
+    assert (pair["n"], pair["undefined"]) == (2, 1)
+
+
+def test_three_methods_make_three_pairs_and_one_family(tmp_path):
+    rng = np.random.default_rng(1)
+    runs = [folder(tmp_path / name, {"liver": rng.uniform(0.5, 0.9, 15).tolist()}) for name in "ABC"]
+    content = compare_runs(runs, output_dir=tmp_path / "out", metric="nsd", names=["x", "y", "z"]).content
+    pairs = [p for p in content["pairs"] if p["metric"] == "dice"]
+    assert [(p["a"], p["b"]) for p in pairs] == [("x", "y"), ("x", "z"), ("y", "z")]
+    assert [p["p_holm"] for p in pairs] == pytest.approx(holm([p["wilcoxon_p"] for p in pairs]))
+    assert content["pairs"][0]["metric"] == content["metric"] == "nsd"
+    shares = np.array(list(content["ranking"]["dice"]["rank_share"].values()))
+    assert shares.sum(axis=1) == pytest.approx([1, 1, 1])
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    good = folder(tmp_path / "A", {"liver": [0.5, 0.6]})
+
+    def refused(other: Path, message: str, **options) -> None:
+        with pytest.raises(UsageError, match=message):
+            compare_runs([good, other], output_dir=tmp_path / "out", **options)
+
+    refused(tmp_path / "nowhere", "nowhere is no evaluation folder")
+    refused(folder(tmp_path / "B", {"liver": [0.5]}, first=9), r"no case and label in common: A has c0, c1 \(liver\)")
+    refused(
+        folder(tmp_path / "C", {"liver": [0.5, 0.5]}, tolerance=1.0), "NSD tolerance of 2.0 mm in A and of 1.0 mm in C"
+    )
+    refused(folder(tmp_path / "D", {"liver": [0.5, 0.5]}, patients=["q", "q"]), "other patients for the same cases")
+    other = folder(tmp_path / "E", {"liver": [0.5, 0.5]}, reference_ml=[5.0, 6.5])
+    refused(other, r"against other references: liver of c1 has 6.000 and 6.500 ml \(1 rows differ\)")
+    refused(good, "Methods are called A, A")
+    refused(good, "2 folders: give one each", names=["x"])
+    refused(folder(tmp_path / "F", {"liver": [0.5, 0.5]}), "--metric taste: not in all folders", metric="taste")
+    with pytest.raises(UsageError, match="needs two or more"):
+        compare_runs([good], output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_prints_the_table(two, tmp_path):
+    result = CliRunner().invoke(app, ["compare", *map(str, two), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert any("liver" in line and "< 0.001 *" in line and "0 / 0 / 20" in line for line in lines)
+    assert "20 cases of 20 patients compared. Report:" in result.stdout
