@@ -7,26 +7,30 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 
+from medseg3d.dicom.attributes import first, number
+from medseg3d.dicom.files import Opener
 from medseg3d.dicom.frames import Stack
 from medseg3d.geometry import grid_distance_mm
 from medseg3d.volume import GRID_TOLERANCE_MM
 
-__all__ = ["common_dtype", "diffusion_of", "equal_grids", "seconds_between"]
+__all__ = ["common_dtype", "common_label", "diffusion_of", "equal_grids", "even_step", "seconds_between"]
 
 # Times of volumes that are apart by less than this part of the usual step are evenly apart.
 EVEN = 0.05
 
 
 def equal_grids(stacks: Sequence[Stack]) -> Iterator[list[Stack]]:
-    """Groups of stacks whose voxels are at the same places; stacks without a grid stay alone.
+    """Groups of stacks whose voxels are at the same places and mean the same; stacks without a grid stay alone.
 
-    The order within a group is that of the series: acquisition, or the value that tells its stacks apart.
+    Magnitude and phase, or an image and a map computed from it, do not share a file. The order within a group is that
+    of the series: acquisition, or the value that tells its stacks apart.
     """
     groups: list[list[Stack]] = []
     for stack in stacks:
-        group = next((g for g in groups if _same_grid(g[0], stack)), None)
+        group = next((g for g in groups if _is_like(g[0], stack)), None)
         if group is None:
             groups.append([stack])
         else:
@@ -57,12 +61,25 @@ def diffusion_of(stacks: Sequence[Stack]) -> tuple[list[float], NDArray[np.float
     return known, np.array(directions, dtype=np.float64)
 
 
-def seconds_between(times_s: Sequence[float | None]) -> float | None:
-    """The step of volumes in time; None where a time is not known, or they are not evenly apart.
+def seconds_between(stacks: Sequence[Stack]) -> float | None:
+    """The step in time from one volume to the next; None where it is not even, or the volumes are no time series.
 
-    >>> seconds_between([10.0, 12.5, 15.0])
+    When frames were acquired says it; where a file has one time for all its frames, the repetition time of an MR does.
+    """
+    measured = even_step(_moments_s(stacks))
+    if measured is not None:
+        return measured
+    times = [stack.frames[0].traits.get("time") for stack in stacks]
+    is_time_series = None not in times and len(set(times)) == len(times) > 1
+    return _repetition_time_s(stacks[0]) if is_time_series else None
+
+
+def even_step(times_s: Sequence[float | None]) -> float | None:
+    """The step of increasing, evenly spaced times; None where they are not.
+
+    >>> even_step([10.0, 12.5, 15.0])
     2.5
-    >>> seconds_between([10.0, 12.5, 25.0]) is None
+    >>> even_step([10.0, 12.5, 25.0]) is None
     True
     """
     known = [time for time in times_s if time is not None]
@@ -72,6 +89,35 @@ def seconds_between(times_s: Sequence[float | None]) -> float | None:
     usual = float(np.median(steps))
     even = usual > 0 and all(abs(step - usual) <= EVEN * usual for step in steps)
     return (known[-1] - known[0]) / len(steps) if even else None
+
+
+def _moments_s(stacks: Sequence[Stack]) -> list[float | None]:
+    """When each volume began, in seconds from some instant; None where its frames do not say."""
+    times: list[float | None] = []
+    for stack in stacks:
+        moments = [moment for frame in stack.frames if (moment := frame.traits.get("moment")) is not None]
+        times.append(min(moments) if len(moments) == len(stack.frames) else None)
+    return times
+
+
+def _repetition_time_s(stack: Stack) -> float | None:
+    with Opener() as opener, opener.open(stack.frames[0].source.file) as stream:
+        header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+    own, shared = (first(header, f"{kind}FunctionalGroupsSequence") for kind in ("PerFrame", "Shared"))
+    timing = [first(groups, "MRTimingAndRelatedParametersSequence") for groups in (own, shared)]
+    found = [number(dataset, "RepetitionTime") for dataset in (*timing, header)]
+    return next((milliseconds / 1000 for milliseconds in found if milliseconds), None)
+
+
+def common_label(stacks: Sequence[Stack]) -> str:
+    """What the labels of stacks have in common: ``part1`` of ``part1_t001`` and ``part1_t002``."""
+    first, *others = (stack.label.split("_") for stack in stacks)
+    return "_".join(part for part in first if all(part in other for other in others))
+
+
+def _is_like(a: Stack, b: Stack) -> bool:
+    kinds = [(stack.frames[0].traits.get("component"), stack.frames[0].traits.get("image_type")) for stack in (a, b)]
+    return kinds[0] == kinds[1] and _same_grid(a, b)
 
 
 def _same_grid(a: Stack, b: Stack) -> bool:

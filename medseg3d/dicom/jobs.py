@@ -11,7 +11,7 @@ import pydicom
 from medseg3d.dicom.attributes import text
 from medseg3d.dicom.files import Opener
 from medseg3d.dicom.findings import Finding
-from medseg3d.dicom.fourd import equal_grids
+from medseg3d.dicom.fourd import common_label, equal_grids
 from medseg3d.dicom.frames import Series, Stack
 from medseg3d.dicom.model import SeriesGrid
 from medseg3d.dicom.resample import Resampling, SliceLattice, Vector, plan_resampling
@@ -34,7 +34,7 @@ class Job:
 
     Attributes:
         series: that it comes from.
-        label: of the stack; of a 4D file "".
+        label: of the stack; of a 4D file what its stacks' labels have in common.
         stacks: one; several are the volumes of a 4D file in their order.
         affine_ras, shape: of the file's first three axes.
         findings: of the series and the stacks, none of them a refusal.
@@ -143,8 +143,7 @@ def _job(series: Series, stacks: Sequence[Stack], about_series: tuple[Finding, .
     if grid is None:
         raise ValueError("a stack without a grid is no job")
     findings = (*about_series, *(finding for stack in stacks for finding in stack.findings))
-    label = stacks[0].label if len(stacks) == 1 else ""
-    return Job(series, label, tuple(stacks), grid.shape, grid.affine_ras, tuple(dict.fromkeys(findings)))
+    return Job(series, common_label(stacks), tuple(stacks), grid.shape, grid.affine_ras, tuple(dict.fromkeys(findings)))
 
 
 def _frame_of_reference(stack: Stack) -> str:

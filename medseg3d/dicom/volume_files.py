@@ -16,7 +16,7 @@ from medseg3d import __version__
 from medseg3d.dicom.conversion import Converted, ConvertOptions
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.fourd import common_dtype, diffusion_of, seconds_between
-from medseg3d.dicom.frames import Annotated, Stack
+from medseg3d.dicom.frames import Annotated
 from medseg3d.dicom.gradients import write_gradients
 from medseg3d.dicom.jobs import Job, lattice_of, regular_parts
 from medseg3d.dicom.nifti import nifti_header, write_nifti
@@ -100,7 +100,7 @@ class VolumeWriter:
 
     def _stream(self, path: Path, job: Job, dtype: np.dtype[Any]) -> tuple[Finding, ...]:
         found: list[Finding] = []
-        header = nifti_header(_shape(job), job.affine_ras, dtype, seconds=seconds_between(_times_s(job.stacks)))
+        header = nifti_header(_shape(job), job.affine_ras, dtype, seconds=seconds_between(job.stacks))
         slices: Iterator[NDArray[Any]] = chain.from_iterable(
             iter_slices(stack, dtype=dtype, workers=self.workers, findings=found) for stack in job.stacks
         )
@@ -203,15 +203,6 @@ def _shape(job: Job) -> tuple[int, ...]:
 
 def _dtype(job: Job, *, likely: bool) -> np.dtype[Any]:
     return common_dtype([stack_dtype(stack, likely=likely) for stack in job.stacks])
-
-
-def _times_s(stacks: Sequence[Stack]) -> list[float | None]:
-    """When each volume began, in seconds from some instant; None where its frames do not say."""
-    times: list[float | None] = []
-    for stack in stacks:
-        moments = [moment for frame in stack.frames if (moment := frame.traits.get("moment")) is not None]
-        times.append(min(moments) if len(moments) == len(stack.frames) else None)
-    return times
 
 
 def _fill(job: Job, dtype: np.dtype[Any]) -> float:
