@@ -109,7 +109,9 @@ def _anonymised(source: FileRef, content: bytes, staged: Path, settings: Setting
     syntax = _transfer_syntax(dataset)
     before = _Before.of(dataset)
     hidden = clear_hidden_bits(dataset, syntax)
-    changes = clean_dataset(dataset, pseudonyms=settings.pseudonyms, options=settings.options)
+    changes = clean_dataset(
+        dataset, pseudonyms=settings.pseudonyms, options=settings.options, identifiers=before.identifiers
+    )
     changes[PIXEL_DATA, "cleared hidden bits"] += hidden
     changes[PIXEL_DATA, "cut off trailing bytes"] += trim_pixel_data(dataset, syntax)
     _state_method(dataset, settings.options)
@@ -146,7 +148,7 @@ class _Before:
         for value in (*self.identifiers.long_ones(at_least=TELLING_BYTES), *self.uids):
             if value.startswith(STANDARD_ROOT) or (value.isdigit() and len(value) < TELLING_DIGITS):
                 continue
-            if any(_stands_in(lowered, value.encode(charset, "replace")) for charset in ("utf-8", "latin-1")):
+            if any(_stands_in(lowered, spelled) for spelled in {value.encode(), value.encode("latin-1", "replace")}):
                 raise DicomError("an identifier is still in its bytes after cleaning, probably in the pixel data")
 
 

@@ -57,14 +57,23 @@ class _Cleaner:
     changes: Changes = field(default_factory=Counter)
 
 
-def clean_dataset(dataset: Dataset, *, pseudonyms: Pseudonyms, options: Options = Options()) -> Changes:
+def clean_dataset(
+    dataset: Dataset,
+    *,
+    pseudonyms: Pseudonyms,
+    options: Options = Options(),
+    identifiers: Identifiers | None = None,
+) -> Changes:
     """Apply the profile to a data set in place, sequences included, and count what was done.
 
     UIDs become those of ``pseudonyms``; patient id and name become its pseudonym, also where there was none, so that
     patients stay apart; private, unknown and undecodable attributes go; text that stays is searched for names, ids and
     dates of this file. The file meta information is not touched: write a new one.
+
+    Args:
+        identifiers: what is searched for in text; those of the data set itself by default.
     """
-    cleaner = _Cleaner(pseudonyms, options, identity_of(dataset), identifiers_of(dataset))
+    cleaner = _Cleaner(pseudonyms, options, identity_of(dataset), identifiers or identifiers_of(dataset))
     _clean(dataset, cleaner)
     dataset.PatientID = dataset.PatientName = pseudonyms.patient(cleaner.identity)
     return cleaner.changes

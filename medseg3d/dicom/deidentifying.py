@@ -31,7 +31,7 @@ from medseg3d.errors import UsageError
 __all__ = ["Deidentified", "deidentify"]
 
 # Below this many files, starting worker processes takes longer than the work.
-FEW_FILES = 64
+FEW_FILES = 200
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def deidentify(
     """Write de-identified copies of all DICOM files of a folder to ``out/<patient>/<study>/<series>/<instance>.dcm``.
 
     Every name is a pseudonym; no file or folder name of the source is kept. Each file is there whole or not at all.
-    Files that are no DICOM objects are not copied.
+    Files that are no DICOM objects are not copied, nor are hidden files and DICOMDIRs.
 
     Args:
         source: a folder, gone through with all its subfolders, one file, or a zip archive.

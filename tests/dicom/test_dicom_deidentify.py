@@ -673,6 +673,19 @@ def test_an_interrupted_run_leaves_whole_files_only(study: Path, tmp_path: Path)
     assert not list((tmp_path / "out").glob(".deidentifying-*"))
 
 
+def test_more_processes_make_the_same_files(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    alone = run(study, tmp_path / "a")
+    monkeypatch.setattr("medseg3d.dicom.deidentifying.FEW_FILES", 1)
+    seen: list[tuple[int, int]] = []
+    together = deidentify(study, tmp_path / "b", key=KEY, workers=2, on_file=lambda *count: seen.append(count))
+    assert seen == [(number, 19) for number in range(1, 20)]
+    assert [p.relative_to(tmp_path / "a") for p in alone.written] == [
+        p.relative_to(tmp_path / "b") for p in together.written
+    ]
+    assert [p.read_bytes() for p in alone.written] == [p.read_bytes() for p in together.written]
+    assert alone.as_json() == together.as_json()
+
+
 def test_the_report_says_what_was_done_and_names_nobody(study: Path, tmp_path: Path):
     report = run(study, tmp_path / "out").as_json()
     assert report["files"] == {"written": 18, "duplicates": 0, "skipped": 1, "refused": 0}
@@ -744,7 +757,7 @@ def dciodvfy_errors(path: Path) -> set[str]:
 
 
 @pytest.mark.real_data
-def test_real_studies_lose_their_ids_and_stay_as_valid_as_they_were(data_dir: Path, tmp_path: Path):
+def test_a_real_study_loses_its_ids_and_keeps_its_volumes(data_dir: Path, tmp_path: Path):
     source = data_dir / "ct_pet_mr_sarcoma" / "STS_001"
     result = run(source, tmp_path / "out")
     originals = [path for path in source.rglob("*") if path.is_file()]
@@ -758,6 +771,11 @@ def test_real_studies_lose_their_ids_and_stay_as_valid_as_they_were(data_dir: Pa
             needles.add(ds.AccessionNumber.encode())
     pattern = re.compile(b"|".join(map(re.escape, needles)))
     assert not [path for path in result.written if pattern.search(path.read_bytes())]
+    for part in ("CT", "PET"):
+        before = read_series(source / part / "image")
+        after = read_series(tmp_path / "out", series_uid=NAMES.uid(before.grid.series_uid))
+        np.testing.assert_array_equal(after.voxels, before.voxels)
+        np.testing.assert_array_equal(after.grid.affine_ras, before.grid.affine_ras)
 
 
 @pytest.mark.real_data
