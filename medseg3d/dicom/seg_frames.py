@@ -16,19 +16,13 @@ from numpy.typing import NDArray
 
 from medseg3d.dicom.model import SeriesGrid
 from medseg3d.errors import DicomError
-from medseg3d.geometry import Affine, lps_to_ras
+from medseg3d.geometry import Affine
 
-__all__ = ["Frame", "Placement", "Source", "functional_group", "own_grid", "place", "read_frames"]
+__all__ = ["Frame", "Placement", "Source", "functional_group", "place", "read_frames"]
 
 # How far, in voxels along any axis, a frame may lie from the voxels of the grid it is put on. Positions are rounded in
 # files and the spacing of a series is averaged over it; a tenth of a voxel moves no mask.
 INDEX_TOLERANCE = 0.1
-# Largest difference between direction cosines of frames that are parallel: a thirtieth of a degree.
-PARALLEL_TOLERANCE = 5e-4
-
-# Of a grid made from frames alone: a body of two metres at 0.4 mm. One damaged position would ask for millions.
-MAX_SLICES = 5000
-
 Source = tuple[str, int | None]  # SOP instance UID, and the number of the frame in it (None: a single-frame instance)
 
 
@@ -81,42 +75,6 @@ def read_frames(dataset: Any) -> tuple[Frame, ...]:
         raise DicomError(f"The SEG has {count} frames and describes {len(per_frame)}: the file is damaged.")
     label_map = dataset.get("SegmentationType") == "LABELMAP"
     return tuple(_frame(index, groups, shared, label_map=label_map) for index, groups in enumerate(per_frame))
-
-
-def own_grid(
-    frames: Sequence[Frame], *, columns: int, rows: int, study_uid: str, series_uid: str, frame_of_reference_uid: str
-) -> tuple[SeriesGrid, float]:
-    """The grid that the frames themselves span, and the distance between its slices in mm.
-
-    Its slices are the frames' positions at the smallest distance between two of them; slices between them that have no
-    frame (empty ones are left out of a SEG) count too. A single position has one slice as thick as the frame's step.
-
-    Raises:
-        DicomError: frames without a position; not parallel, shifted within their plane, or unevenly spaced.
-    """
-    planes = [frame.plane_lps for frame in frames]
-    known = [plane for plane in planes if plane is not None]
-    if not known or len(known) < len(planes):
-        raise DicomError(
-            f"{len(planes) - len(known)} of {len(planes)} frames of the SEG have no position: give the series it was "
-            "made from, on whose slices the frames can be put by reference."
-        )
-    first, step = known[0], float(np.linalg.norm(known[0][:3, 2]))
-    unit = first[:3, 2] / step
-    heights = np.array([unit @ (plane[:3, 3] - first[:3, 3]) for plane in known])
-    _require_stack(known, heights, unit)
-    spacing = _slice_spacing(heights, step)
-    affine = first.copy()
-    affine[:3, 2] = unit * spacing
-    affine[:3, 3] += unit * heights.min()
-    slices = round(float(np.ptp(heights)) / spacing) + 1
-    if slices > MAX_SLICES:
-        raise DicomError(
-            f"The frames of the SEG span {slices} slices of {spacing:.4g} mm, and there are {len(frames)} frames: its "
-            "positions are damaged, or it belongs to several series. Give the series it was made from."
-        )
-    grid = SeriesGrid((columns, rows, slices), lps_to_ras(affine), study_uid, series_uid, frame_of_reference_uid)
-    return grid, spacing
 
 
 def place(frame: Frame, number: int, *, columns: int, rows: int, grid: SeriesGrid) -> Placement:
@@ -254,38 +212,6 @@ def functional_group(keyword: str, groups: Any, shared: Any) -> Any:
         if items:
             return items[0]
     return None
-
-
-def _require_stack(planes: Sequence[Affine], heights: NDArray[np.float64], unit: NDArray[np.float64]) -> None:
-    first = planes[0]
-    pixel = np.linalg.norm(first[:3, :2], axis=0)
-    for number, (plane, height) in enumerate(zip(planes, heights, strict=True), start=1):
-        if np.abs((plane[:3, :2] - first[:3, :2]) / pixel).max() > PARALLEL_TOLERANCE:
-            raise DicomError(f"{_frame_text(number)} of the SEG is not parallel to the first, or has other pixels.")
-        aside = plane[:3, 3] - first[:3, 3] - height * unit
-        if np.linalg.norm(aside) > INDEX_TOLERANCE * pixel.min():
-            raise DicomError(
-                f"{_frame_text(number)} of the SEG lies {np.linalg.norm(aside):.2f} mm beside the first, within its "
-                "plane: the frames are no rectangular stack. Give the series they were made from."
-            )
-
-
-def _slice_spacing(heights: NDArray[np.float64], step: float) -> float:
-    """Distance between slices in mm: the file's own where positions are multiples of it, else the smallest gap."""
-    ordered = np.sort(heights)
-    gaps = np.diff(ordered)
-    gaps = gaps[gaps > INDEX_TOLERANCE * step]
-    if not gaps.size:
-        return step
-    for spacing in (step, float(gaps.min())):
-        multiples = (ordered - ordered[0]) / spacing
-        if np.abs(multiples - np.rint(multiples)).max() <= INDEX_TOLERANCE:
-            count = float(np.rint(multiples[-1]))
-            return float(ordered[-1] - ordered[0]) / count
-    raise DicomError(
-        f"The frames of the SEG are {gaps.min():.3f} to {gaps.max():.3f} mm apart, not multiples of one distance: give "
-        "the series they were made from."
-    )
 
 
 def _frame_text(number: int) -> str:

@@ -15,7 +15,9 @@ from medseg3d.dicom.codes import rgb_of_lab
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.model import FileRef, SeriesGrid
 from medseg3d.dicom.seg_files import damage_as_error, read_dataset
-from medseg3d.dicom.seg_frames import Frame, Placement, own_grid, place, read_frames
+from medseg3d.dicom.seg_frames import Frame, Placement, place, read_frames
+from medseg3d.dicom.seg_grid import own_grid
+from medseg3d.dicom.seg_references import reference_findings
 from medseg3d.errors import DicomError
 
 __all__ = ["read_seg"]
@@ -54,7 +56,7 @@ def read_seg(file: FileRef | str | Path, grid: SeriesGrid | None = None, *, thre
         dataset = read_dataset(ref)
         _require_seg(dataset)
         frames = read_frames(dataset)
-        findings = [] if grid is None else list(_reference_findings(dataset, frames, grid))
+        findings = [] if grid is None else list(reference_findings(dataset, frames, grid))
         if grid is None:
             grid = _own_grid(dataset, frames)
         canvas, background = _Canvas(grid), _background(dataset)
@@ -72,9 +74,7 @@ class _Canvas:
     """Collects the frames of every segment on a grid, keeping only the boxes that have voxels."""
 
     grid: SeriesGrid
-    parts: dict[int, dict[tuple[int, ...], tuple[tuple[int, int, int], NDArray[np.bool_]]]] = field(
-        default_factory=dict
-    )
+    parts: dict[int, dict[tuple[int, ...], Segment]] = field(default_factory=dict)  # of each segment, by place
     outside_voxels: int = 0
     outside_frames: int = 0
 
@@ -93,28 +93,26 @@ class _Canvas:
         lost = int(np.count_nonzero(mask)) - int(np.count_nonzero(kept))
         self.outside_voxels += lost
         self.outside_frames += lost > 0
-        part = Segment.of(name="", number=segment, mask=kept, shape=self.grid.shape)
-        origin = [s + i.start for s, i in zip(placement.start, inside, strict=True)]
-        start = tuple(o + p for o, p in zip(origin, part.start, strict=True))
-        earlier = self.parts.setdefault(segment, {}).get(placement.start + placement.axes)
-        if earlier is not None and (earlier[0] != start or not np.array_equal(earlier[1], part.voxels)):
+        i, j, k = (start + part.start for start, part in zip(placement.start, inside, strict=True))
+        part = Segment.of(name="", number=segment, mask=kept, start=(i, j, k), shape=self.grid.shape)
+        earlier = self.parts.setdefault(segment, {}).setdefault(placement.start + placement.axes, part)
+        if earlier.start != part.start or not np.array_equal(earlier.voxels, part.voxels):
             raise DicomError(
                 f"Frame {number} of segment {segment} lies where an earlier frame of it lies, with other voxels: a SEG "
                 "of several times or phases, or a damaged one."
             )
-        self.parts[segment][placement.start + placement.axes] = (start, part.voxels)  # type: ignore[assignment]
 
     def segment(self, number: int, **described: Any) -> Segment:
         """All frames of a segment as one."""
-        parts = [(start, voxels) for start, voxels in self.parts.get(number, {}).values() if voxels.size]
+        parts = [part for part in self.parts.get(number, {}).values() if part.voxels.size]
         if not parts:
             return Segment.of(number=number, mask=np.zeros((0, 0, 0), bool), shape=self.grid.shape, **described)
-        low = np.min([start for start, _ in parts], axis=0)
-        high = np.max([np.add(start, voxels.shape) for start, voxels in parts], axis=0)
-        mask = np.zeros(high - low, dtype=bool)
-        for start, voxels in parts:
-            mask[tuple(slice(s, s + n) for s, n in zip(start - low, voxels.shape, strict=True))] |= voxels
-        i, j, k = low.tolist()
+        i, j, k = np.min([part.start for part in parts], axis=0).tolist()
+        end = np.max([np.add(part.start, part.voxels.shape) for part in parts], axis=0)
+        mask = np.zeros(end - (i, j, k), dtype=bool)
+        for part in parts:
+            begin = np.subtract(part.start, (i, j, k))
+            mask[tuple(slice(b, b + n) for b, n in zip(begin, part.voxels.shape, strict=True))] |= part.voxels
         return Segment(number=number, shape=self.grid.shape, start=(i, j, k), voxels=mask, **described)
 
     def findings(self) -> Iterator[Finding]:
@@ -145,7 +143,7 @@ def _require_seg(dataset: Any) -> None:
 
 def _own_grid(dataset: Any, frames: Sequence[Frame]) -> SeriesGrid:
     series = [str(item.get("SeriesInstanceUID", "")) for item in dataset.get("ReferencedSeriesSequence") or ()]
-    grid, _ = own_grid(
+    return own_grid(
         frames,
         columns=int(dataset.Columns),
         rows=int(dataset.Rows),
@@ -153,7 +151,6 @@ def _own_grid(dataset: Any, frames: Sequence[Frame]) -> SeriesGrid:
         series_uid=series[0] if len(series) == 1 else "",
         frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID", "")),
     )
-    return grid
 
 
 def _decoded(dataset: Any, frames: Sequence[Frame]) -> Iterator[tuple[int, Frame, NDArray[Any]]]:
@@ -265,64 +262,4 @@ def _threshold_findings(dataset: Any, threshold: float) -> Iterator[Finding]:
             "thresholded",
             "note",
             f"The segments hold a {kind} from 0 to {_largest(dataset)}: a voxel is in from {threshold:g} of that on.",
-        )
-
-
-def _reference_findings(dataset: Any, frames: Sequence[Frame], grid: SeriesGrid) -> Iterator[Finding]:
-    """What the file says about its source, held against the series it is put on.
-
-    Raises:
-        DicomError: another frame of reference and another series: the positions mean nothing on this grid.
-    """
-    series = {str(item.get("SeriesInstanceUID", "")) for item in dataset.get("ReferencedSeriesSequence") or ()}
-    same_series = not series or grid.series_uid in series
-    frame_of_reference = str(dataset.get("FrameOfReferenceUID", ""))
-    same_frame = not frame_of_reference or frame_of_reference == grid.frame_of_reference_uid
-    if not same_series and not same_frame:
-        raise DicomError(
-            f"the SEG was made from the series {', '.join(sorted(series))} in another frame of reference than the "
-            f"series {grid.series_uid}: its positions mean nothing there."
-        )
-    if not same_series:
-        yield Finding(
-            "other_series",
-            "note",
-            f"The SEG was made from another series ({', '.join(sorted(series))}) in the same frame of reference.",
-        )
-    if not same_frame:
-        yield Finding(
-            "other_frame_of_reference",
-            "warning",
-            "The SEG refers to this series but has another frame of reference: its positions are taken as they are.",
-            "Look at the mask over the images.",
-        )
-    if same_series:
-        yield from _source_findings(frames, grid)
-
-
-def _source_findings(frames: Sequence[Frame], grid: SeriesGrid) -> Iterator[Finding]:
-    if not grid.slices:
-        return
-    index = {(ref.sop_instance_uid, ref.frame): k for k, ref in enumerate(grid.slices)}
-    sources = {source for frame in frames for source in frame.sources}
-    missing = sum(source not in index for source in sources)
-    if missing:
-        yield Finding(
-            "missing_source_slices",
-            "warning",
-            f"{missing} of the {len(sources)} images that the SEG was made from are not in the series.",
-            "Export the series again: is it complete?",
-        )
-    normal = np.linalg.inv(grid.affine_lps)[2]
-    wrong = sum(
-        frame.plane_lps is not None
-        and any(abs(normal @ frame.plane_lps[:, 3] - index[s]) > 0.5 for s in frame.sources if s in index)
-        for frame in frames
-    )
-    if wrong:
-        yield Finding(
-            "contradicting_reference",
-            "warning",
-            f"{wrong} of {len(frames)} frames lie elsewhere than the image they refer to: they are put where they lie.",
-            "Look at the mask over the images.",
         )
