@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg3d import __version__
+from medseg3d.dicom.attributes import integer
 from medseg3d.dicom.codes import Code, LabelCode, code_labels
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.model import SeriesGrid
@@ -111,7 +112,7 @@ def write_seg(
     with _highdicom_as_error(grid), values_as_they_are(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="highdicom")
         sources = lean_sources(grid, headers)
-        number = series_number or int(first.get("SeriesNumber") or 0) + SERIES_NUMBER_STEP
+        number = series_number or max(0, integer(first, "SeriesNumber") or 0) + SERIES_NUMBER_STEP
         seg = _build(pixels, sources, labels, kind, coded, algorithm or Algorithm(), description, number)
         copy_source_modules(first, seg, grid)
         renumber_frames(seg, grid)
