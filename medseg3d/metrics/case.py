@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -103,33 +104,41 @@ def score_labels(
     ('scored', 0.9, 1.0, 2.0)
     """
     require_label_maps(reference, prediction)
-    spacing, voxel_ml = _grid(affine, spacing_mm)
     tolerances = _tolerances(regions, tolerance_mm)
+    spacing = _upright_spacing(affine, spacing_mm)
     order = memory_order(reference)
-    reference, prediction, spacing = reference.transpose(order), prediction.transpose(order), spacing[list(order)]
+    reference, prediction = reference.transpose(order), prediction.transpose(order)
+    grid = _Grid(reference.shape, tuple(spacing[axis] for axis in order))
     rows = []
     for region, box, *masks in crops(reference, prediction, regions):
         found = None
         if lesions:
-            found = score_lesions(*masks, voxel_ml=voxel_ml, overlap=lesion_overlap, connectivity=connectivity)
+            found = score_lesions(*masks, voxel_ml=grid.voxel_ml, overlap=lesion_overlap, connectivity=connectivity)
             found = _moved(found, box, order)
-        rows.append(_row(region, masks, reference.shape, spacing, voxel_ml, tolerances[region.name], found))
+        rows.append(_row(region, masks, grid, tolerances[region.name], found))
     return rows
+
+
+@dataclass(frozen=True)
+class _Grid:
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+
+    @property
+    def voxel_ml(self) -> float:
+        return math.prod(self.spacing_mm) / 1000.0
 
 
 def _row(
     region: Region,
     masks: Sequence[NDArray[np.bool_]],
-    shape: tuple[int, ...],
-    spacing: NDArray[np.float64],
-    voxel_ml: float,
+    grid: _Grid,
     tolerance_mm: float,
     lesions: LesionScores | None,
 ) -> CaseScores:
-    reference, prediction = masks
-    both = int(np.count_nonzero(reference & prediction))
-    overlap = LabelOverlap(int(np.count_nonzero(reference)), int(np.count_nonzero(prediction)), both)
-    change = overlap.prediction - overlap.reference
+    in_reference, in_prediction, in_both = (int(np.count_nonzero(m)) for m in (*masks, masks[0] & masks[1]))
+    overlap = LabelOverlap(in_reference, in_prediction, in_both)
+    change = in_prediction - in_reference
     return CaseScores(
         label=region.name,
         ids=region.ids,
@@ -138,44 +147,42 @@ def _row(
         iou=overlap.iou,
         sensitivity=overlap.sensitivity,
         precision=overlap.precision,
-        specificity=float("nan") if overlap.status == "both_empty" else overlap.specificity(int(np.prod(shape))),
-        volume_ml=overlap.prediction * voxel_ml,
-        reference_ml=overlap.reference * voxel_ml,
-        volume_difference_ml=change * voxel_ml,
-        relative_volume_difference=change / overlap.reference if overlap.reference else float("nan"),
-        **_distances(overlap.status, masks, shape, spacing, tolerance_mm),
+        specificity=math.nan if overlap.status == "both_empty" else overlap.specificity(math.prod(grid.shape)),
+        volume_ml=in_prediction * grid.voxel_ml,
+        reference_ml=in_reference * grid.voxel_ml,
+        volume_difference_ml=change * grid.voxel_ml,
+        relative_volume_difference=change / in_reference if in_reference else math.nan,
+        **(_distances(masks, grid, tolerance_mm) if overlap.status == "scored" else _no_distances(overlap.status)),
         nsd_tolerance_mm=tolerance_mm,
         lesions=lesions,
     )
 
 
-def _distances(
-    status: Status,
-    masks: Sequence[NDArray[np.bool_]],
-    shape: tuple[int, ...],
-    spacing: NDArray[np.float64],
-    tolerance_mm: float,
-) -> dict[str, float]:
-    if status != "scored":
-        far = float("nan") if status == "both_empty" else float("inf")
-        names = ("hd_mm", "hd95_mm", "hd95_weighted_mm", "assd_mm", "centre_distance_mm")
-        return {**dict.fromkeys(names, far), "nsd": float("nan") if status == "both_empty" else 0.0}
-    centres = [_centre(mask) for mask in masks]
-    single = [axis for axis, n in enumerate(shape) if n == 1]
-    if len(single) == 1:
-        masks = [mask.squeeze(single[0]) for mask in masks]
-        plane = np.delete(spacing, single[0]).tolist()
+def _no_distances(status: Status) -> dict[str, float]:
+    """What stands for the distances where a mask, or both, is empty."""
+    undefined = status == "both_empty"
+    names = ("hd_mm", "hd95_mm", "hd95_weighted_mm", "assd_mm", "centre_distance_mm")
+    return {**dict.fromkeys(names, math.nan if undefined else math.inf), "nsd": math.nan if undefined else 0.0}
+
+
+def _distances(masks: Sequence[NDArray[np.bool_]], grid: _Grid, tolerance_mm: float) -> dict[str, float]:
+    shift = _centre(masks[0]) - _centre(masks[1])
+    plane = [axis for axis, n in enumerate(grid.shape) if n > 1]
+    if len(plane) == 2:
+        reference, prediction = (mask.squeeze(grid.shape.index(1)) for mask in masks)
+        spacing = tuple(grid.spacing_mm[axis] for axis in plane)
     else:
-        plane = spacing.tolist()
-    voxels = voxel_surface_distances(*masks, spacing_mm=plane)
-    surfels = surfel_distances(*masks, spacing_mm=plane)
+        reference, prediction = masks
+        spacing = grid.spacing_mm
+    voxels = voxel_surface_distances(reference, prediction, spacing_mm=spacing)
+    surfels = surfel_distances(reference, prediction, spacing_mm=spacing)
     return {
         "hd_mm": voxels.hausdorff_mm(),
         "hd95_mm": voxels.hausdorff_mm(95.0),
         "hd95_weighted_mm": surfels.weighted_hausdorff_mm(95.0),
         "assd_mm": voxels.mean_mm(),
         "nsd": surfels.overlap(tolerance_mm),
-        "centre_distance_mm": float(np.linalg.norm((centres[0] - centres[1]) * spacing)),
+        "centre_distance_mm": float(np.linalg.norm(shift * grid.spacing_mm)),
     }
 
 
@@ -187,22 +194,21 @@ def _centre(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.array([profile @ np.arange(profile.size) / profile.sum() for profile in profiles])
 
 
-def _grid(affine: ArrayLike | None, spacing_mm: Sequence[float] | None) -> tuple[NDArray[np.float64], float]:
-    """Spacing in mm and the volume of a voxel in ml."""
+def _upright_spacing(affine: ArrayLike | None, spacing_mm: Sequence[float] | None) -> tuple[float, float, float]:
+    """Spacing of a grid whose axes are at right angles; the volume of a voxel is then its product."""
     if (affine is None) == (spacing_mm is None):
         raise UsageError("Give either the affine or the spacing of the label maps, not both or neither.")
     if affine is None:
         affine = np.diag([*np.asarray(spacing_mm, float), 1.0])
-    matrix = check_affine(affine)[:3, :3]
-    spacing = np.array(spacing_of(affine))
-    cosines = (matrix / spacing).T @ (matrix / spacing) - np.eye(3)
-    off = float(np.degrees(np.arcsin(min(1.0, np.abs(cosines).max()))))
+    spacing = spacing_of(affine)
+    axes = check_affine(affine)[:3, :3] / spacing
+    off = float(np.degrees(np.arcsin(np.abs(axes.T @ axes - np.eye(3)).max())))
     if off > SHEAR_TOLERANCE_DEGREES:
         raise GeometryError(
             f"The grid is sheared: its axes are {off:.2f}° off right angles, and distances need at most "
             f"{SHEAR_TOLERANCE_DEGREES}°. Resample image and masks to an upright grid first."
         )
-    return spacing, float(spacing.prod()) / 1000.0
+    return spacing
 
 
 def _tolerances(regions: Sequence[Region], tolerance_mm: float | Mapping[str, float]) -> dict[str, float]:

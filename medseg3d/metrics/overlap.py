@@ -57,7 +57,7 @@ class LabelOverlap:
     def specificity(self, voxels: int) -> float:
         """Share of the voxels outside the reference, of ``voxels`` in all, that the prediction leaves out.
 
-        It grows with the field of view, so Metrics Reloaded advises against it for segmentation. NaN where the
+        It grows with the field of view, so it tells little of a segmentation (Taha and Hanbury 2015). NaN where the
         reference fills everything.
         """
         outside = voxels - self.reference

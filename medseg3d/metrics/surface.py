@@ -4,8 +4,8 @@
 background, each counts once; distances run between voxel centres. So in MONAI, medpy and Metrics Reloaded.
 
 **Surface-area-weighted** (``surfel_distances``): the surface is the points between voxel centres whose neighbours are
-not all inside or all outside; each counts by the area that marching cubes gives it. So in DeepMind's surface-distance
-(Nikolov et al. 2021), where thin slices do not weigh more than thick ones.
+not all inside or all outside; each counts by the area that marching cubes gives it, so that neither anisotropic voxels
+nor the direction of a surface change its weight. So in DeepMind's surface-distance (Nikolov et al. 2021).
 
 Beyond the arrays is background: a mask that touches the border has a surface there.
 """
@@ -36,6 +36,11 @@ class SurfaceDistances:
 
     A point is infinitely far from an empty mask. So with one empty mask distances are inf and the overlap is 0; with
     two, all measures are NaN.
+
+    Attributes:
+        reference_mm: from every point of the reference's surface, in C order, to the nearest of the prediction's.
+        prediction_mm: the way back.
+        reference_weight, prediction_weight: 1 for each voxel, or areas in mm² (contours in mm).
     """
 
     reference_mm: NDArray[np.float64]
@@ -47,7 +52,7 @@ class SurfaceDistances:
         """Greater of the two directed percentiles, points counting once, between ranks by linear interpolation.
 
         The definition of HD (100) and HD95 in Metrics Reloaded and MONAI. (medpy pools both directions before it takes
-        the percentile: its HD95 is lower or equal.)
+        the percentile: its HD95 lies between the two.)
         """
         return self._greater_of(lambda distances, _: _percentile(distances, percentile))
 
