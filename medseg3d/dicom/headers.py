@@ -101,7 +101,7 @@ def _read(ref: FileRef, stream: BinaryIO) -> Header | Other | Unreadable | None:
         image_type=texts(ds, "ImageType"),
         lossy=_lossy(ds),
         burned_in=text(ds, "BurnedInAnnotation"),
-        unit=text(ds, "Units") or _rescale_type(ds),
+        unit=_unit(ds),
         padding=number(ds, "PixelPaddingValue", vr="SS" if layout.signed else "US"),
         imager_spacing_mm=numbers(ds, "ImagerPixelSpacing"),
         modality_lut=bool(items(ds, "ModalityLUTSequence")),
@@ -196,11 +196,17 @@ def _lossy(ds: Dataset) -> str:
     return f"{method or 'method not given'}, {f'ratio {ratio:g}' if ratio else 'ratio not given'}"
 
 
-def _rescale_type(ds: Dataset) -> str:
-    found = text(ds, "RescaleType") or text(
-        first(first(ds, "SharedFunctionalGroupsSequence"), "PixelValueTransformationSequence"), "RescaleType"
-    )
-    return found or ("HU" if text(ds, "Modality") == "CT" else "")
+def _unit(ds: Dataset) -> str:
+    """Unit of the values: what the files call it, HU for a rescaled CT, "" where they do not say."""
+    shared = first(ds, "SharedFunctionalGroupsSequence")
+    transformation = first(shared, "PixelValueTransformationSequence")
+    named = text(ds, "Units") or text(ds, "RescaleType") or text(transformation, "RescaleType")
+    if named:
+        return named
+    mapping = first(ds, "RealWorldValueMappingSequence")
+    if "RescaleSlope" not in ds and len(mapping):
+        return text(first(mapping, "MeasurementUnitsCodeSequence"), "CodeValue")
+    return "HU" if text(ds, "Modality") == "CT" else ""
 
 
 def _frames(ref: FileRef, ds: Dataset, layout: PixelLayout) -> tuple[Frame, ...]:
