@@ -17,7 +17,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.datadict import DicomDictionary, dictionary_keyword
 from pydicom.dataset import Dataset
@@ -32,10 +32,12 @@ from pydicom.uid import (
 
 from medseg3d.cli import main
 from medseg3d.dicom import ConvertOptions, convert, read_series
+from medseg3d.dicom.anonymous_file import Settings, anonymise_file
 from medseg3d.dicom.clean import clean_dataset
 from medseg3d.dicom.conversion import LabelRules
 from medseg3d.dicom.deidentifying import Deidentified, deidentify
 from medseg3d.dicom.identifiable import burned_in, unfit
+from medseg3d.dicom.model import FileRef
 from medseg3d.dicom.naming import Naming
 from medseg3d.dicom.orient import to_series_grid
 from medseg3d.dicom.profile import Options, action_of
@@ -359,7 +361,11 @@ def test_what_is_no_date_is_not_shifted_but_goes(value: str):
         assert (ds.StudyDate or "", ds.SeriesDate) == ("", "19000101")
 
 
-@given(st.dates(date(1900, 1, 1), date(2100, 1, 1)), st.dates(date(1900, 1, 1), date(2100, 1, 1)), st.text(min_size=1))
+@given(
+    st.dates(date(1900, 1, 1), date(2100, 1, 1)),
+    st.dates(date(1900, 1, 1), date(2100, 1, 1)),
+    st.text(min_size=1, max_size=8),
+)
 def test_intervals_of_any_two_dates_stay(first: date, second: date, patient: str):
     ds = Dataset()
     ds.PatientID = f"id{patient.encode().hex()}"
@@ -621,6 +627,26 @@ def test_an_overlay_in_the_bits_of_the_pixels_is_cleared(study: Path, tmp_path: 
     assert not [element for element in after if element.tag.group & 0xFF00 == 0x6000]
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_files_are_refused_or_clean(study: Path, tmp_path: Path, data: st.DataObject):
+    content = bytearray((study / "CT" / "Mustermann_1").read_bytes())
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content))) :]
+    header = min(len(content), 2500)
+    for _ in range(data.draw(st.integers(0, 4)) if header else 0):
+        content[data.draw(st.integers(0, header - 1))] = data.draw(st.integers(0, 255))
+    source, staged = tmp_path / "damaged", tmp_path / "staged.dcm"
+    staged.unlink(missing_ok=True)
+    source.write_bytes(content)
+    outcome = anonymise_file(FileRef(source), staged, Settings(NAMES, Options(), allow_burned_in=False))
+    assert staged.exists() == (outcome.staged is not None)
+    if outcome.staged is not None:
+        written = pydicom.dcmread(staged)
+        assert written.PatientIdentityRemoved == "YES"
+        assert written.PatientID == written.PatientName != "MRN-7741520"
+
+
 # --- Folders and the report -------------------------------------------------------------------------------------------
 
 
@@ -735,7 +761,8 @@ def test_the_command_names_refused_files_and_ends_with_1(command: Run, study: Pa
     status, printed, _ = command(tmp_path / "shot.dcm", tmp_path / "out")
     assert status == 1
     assert "No key given: these pseudonyms cannot be made again" in printed
-    assert "Refused: 1" in printed
+    assert "Refused 1 files, which are not copied." in printed
+    assert "1 files: its pixels may show who it is: BurnedInAnnotation says so. Look at it;" in printed
     assert str(tmp_path / "shot.dcm") in printed
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from medseg3d.cli.progress import progress_bar
 
@@ -17,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["deidentify"]
 
-SHOWN_FILES = 10
+SHOWN_FILES = 5
+"""Files that are named for each reason."""
 
 
 def deidentify(
@@ -38,7 +37,9 @@ def deidentify(
     ] = "",
     keep_dates_shifted: Annotated[
         bool,
-        typer.Option("--keep-dates-shifted", help="Move a patient's dates by one number of days instead of removing."),
+        typer.Option(
+            "--keep-dates-shifted", help="Move a patient's dates by one number of days, keep times: SUV needs them."
+        ),
     ] = False,
     keep_characteristics: Annotated[
         bool, typer.Option("--keep-characteristics", help="Keep sex, age (up to 90), size and weight: SUV needs them.")
@@ -131,11 +132,11 @@ def _print(console: Console, result: Deidentified, out: Path) -> None:
         console.print(f"Left out {result.skipped} files that are no DICOM objects")
     if not result.refused:
         return
-    table = Table("files", "not copied, because", title=f"Refused: {len(result.refused)}", title_justify="left")
-    for reason, count in Counter(reason for _, reason in result.refused).most_common():
-        table.add_row(str(count), reason)
-    console.print(table)
-    for file, _ in result.refused[:SHOWN_FILES]:
-        console.print(f"  {file}", markup=False)
-    if len(result.refused) > SHOWN_FILES:
-        console.print(f"  … and {len(result.refused) - SHOWN_FILES} more")
+    console.print(f"Refused {len(result.refused)} files, which are not copied.")
+    for reason in dict.fromkeys(reason for _, reason in result.refused):
+        files = [str(file) for file, why in result.refused if why == reason]
+        console.print(f"{len(files)} files: {reason}", markup=False)
+        for file in files[:SHOWN_FILES]:
+            console.print(f"  {file}", markup=False)
+        if len(files) > SHOWN_FILES:
+            console.print(f"  … and {len(files) - SHOWN_FILES} more")
