@@ -45,7 +45,12 @@ def evenness_tolerance_mm(spacing_mm: float) -> float:
 
 def check_frames(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Finding]:
     """What the attributes of the frames of one stack say, apart from where the slices lie."""
-    yield from _required(frames)
+    if any("MOSAIC" in h.image_type for h in headers) and frames[0].tile is None:
+        yield Finding("missing_tag", "refusal", "This is a Siemens mosaic whose private header is gone or damaged: nobody "
+                      "knows how many slices it holds and where they lie.",
+                      "Export it again, and keep the private groups 0019 and 0029.")  # fmt: skip
+    else:
+        yield from _required(frames)
     yield from _not_a_volume(frames, headers)
     yield from _colour(frames)
     yield from _pixels(frames)

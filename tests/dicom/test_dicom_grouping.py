@@ -1,0 +1,242 @@
+"""Which frames make one volume: never split an ordinary series, never mix two volumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
+from synthetic_series import SyntheticSeries, codes
+
+from medseg3d.dicom import Series, read_stack, scan
+
+
+def only_series(folder: Path) -> Series:
+    (series,) = scan(folder).series
+    return series
+
+
+def write_volumes(folder: Path, truth: SyntheticSeries, attributes: list[dict[str, Any]]) -> None:
+    """The same slices once for each mapping of attributes; a value may be a function of the slice."""
+    for v, values in enumerate(attributes):
+
+        def edit(ds: Dataset, k: int, *, v: int = v, values: dict[str, Any] = values) -> None:
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            ds.InstanceNumber = v * truth.slices + k + 1
+            ds.PixelData = np.full((truth.rows, truth.columns), v, np.uint16).tobytes()
+            for keyword, value in values.items():
+                setattr(ds, keyword, value(k) if callable(value) else value)
+
+        truth.write(folder / str(v), edit)
+
+
+def contents(series: Series) -> dict[str, int]:
+    """Label → the one stored value that fills the volume."""
+    result = {}
+    for stack in series.stacks:
+        (value,) = np.unique(read_stack(stack).voxels)
+        result[stack.label] = int(value) + 1024
+    return result
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"AcquisitionNumber": lambda k: k + 1},
+        {"AcquisitionNumber": lambda k: 1 + k // 3},
+        {"ImageType": lambda k: ["ORIGINAL", "PRIMARY", "AXIAL", f"CT{k % 2}"]},
+        {"AcquisitionTime": lambda k: f"1200{k:02}.5", "AcquisitionDate": "20240101", "ContentTime": "120000"},
+        {"EchoTime": lambda k: 3.0 + 0.001 * k},
+        {"TriggerTime": lambda k: 10.0 * k},
+        {"ConvolutionKernel": lambda k: "B30f" if k else "B70f"},
+        {"KVP": lambda k: 100 + 20 * (k % 2)},
+    ],
+    ids=lambda v: next(iter(v)),
+)
+def test_what_differs_from_slice_to_slice_splits_no_volume(tmp_path: Path, values: dict[str, Any]) -> None:
+    truth = SyntheticSeries()
+    write_volumes(tmp_path, truth, [values])
+    series = only_series(tmp_path)
+    assert [stack.label for stack in series.stacks] == [""]
+    assert not series.refused
+
+
+@pytest.mark.parametrize(
+    ("attributes", "labels"),
+    [
+        ([{"EchoTime": 4.9}, {"EchoTime": 2.4}], ["e2", "e1"]),
+        ([{"TemporalPositionIdentifier": 1}, {"TemporalPositionIdentifier": 2}], ["t001", "t002"]),
+        ([{"AcquisitionNumber": 7}, {"AcquisitionNumber": 8}], ["a1", "a2"]),
+        ([{"DiffusionBValue": 0.0}, {"DiffusionBValue": 1000.0}], ["b0", "b1000"]),
+        ([{"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}], ["i1", "i2"]),
+        ([{"ConvolutionKernel": "B30f"}, {"ConvolutionKernel": "B70f"}], ["b30f", "b70f"]),
+        ([{"InversionTime": 300}, {"InversionTime": 900}], ["ti1", "ti2"]),
+        ([{"FrameReferenceTime": 0}, {"FrameReferenceTime": 60000}], ["t001", "t002"]),
+    ],
+    ids=lambda v: v[0] if isinstance(v[0], str) else "",
+)
+def test_what_tells_volumes_apart(tmp_path: Path, attributes: list[dict[str, Any]], labels: list[str]) -> None:
+    write_volumes(tmp_path, SyntheticSeries(), attributes)
+    series = only_series(tmp_path)
+    assert contents(series) == {label: v for v, label in enumerate(labels)}
+    (note,) = series.findings
+    assert note.code == "several_volumes"
+    assert note.severity == "note"
+
+
+def test_gradient_directions_and_b_values(tmp_path: Path) -> None:
+    weighted = {"DiffusionBValue": 1000.0}
+    directions = [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    write_volumes(
+        tmp_path,
+        SyntheticSeries(),
+        [{"DiffusionBValue": 0.0}, *[{**weighted, "DiffusionGradientOrientation": d} for d in directions]],
+    )
+    series = only_series(tmp_path)
+    assert contents(series) == {"b0": 0, "b1000_d01": 1, "b1000_d02": 2}
+    assert [s.frames[0].b_value for s in series.stacks] == [0.0, 1000.0, 1000.0]
+    assert [s.frames[0].gradient for s in series.stacks] == [None, (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)]
+
+
+def test_cine_phases_by_the_order_of_their_trigger_times(tmp_path: Path) -> None:
+    """Each slice has its own heart rate, so that no trigger time occurs twice; the order at each slice counts."""
+    phases = [{"TriggerTime": lambda k, p=p: round(p * (30 + 0.37 * k), 2)} for p in range(1, 4)]
+    write_volumes(tmp_path, SyntheticSeries(), phases)
+    series = only_series(tmp_path)
+    assert contents(series) == {"p01": 0, "p02": 1, "p03": 2}
+    assert "ordered_by_time" in codes(series.findings, "note")
+
+
+def test_nothing_but_the_instance_number_tells_no_volumes_apart(tmp_path: Path) -> None:
+    write_volumes(tmp_path, SyntheticSeries(), [{}, {}])
+    (stack,) = only_series(tmp_path).stacks
+    assert codes(stack.findings) == ["duplicate_position"]
+    assert "6 of 6 positions hold more than one slice (up to 2, at" in stack.findings[0].message
+
+
+def test_an_aborted_last_time_point_is_named(tmp_path: Path) -> None:
+    truth = SyntheticSeries()
+    write_volumes(tmp_path, truth, [{"TemporalPositionIdentifier": t} for t in (1, 2, 3)])
+    for k in (3, 4, 5):
+        (tmp_path / "2" / f"000{k}.dcm").unlink()
+    series = only_series(tmp_path)
+    assert [len(s.frames) for s in series.stacks] == [6, 6, 3]
+    finding = next(f for f in series.findings if f.code == "incomplete_volume")
+    assert finding.message == "Volumes have 3 to 6 slices: 1 of 3 with 3."
+
+
+def test_series_are_told_apart_by_their_uid(tmp_path: Path) -> None:
+    study = generate_uid()
+    for n in range(3):
+        SyntheticSeries(seed=n, study_uid=study).write(tmp_path / str(n))
+    assert len(scan(tmp_path).series) == 3
+
+
+def enhanced(truth: SyntheticSeries, echoes: int, *, stack_of: Any = lambda k: "1") -> Dataset:
+    """An Enhanced MR image of ``echoes`` volumes, slice by slice; rescale and position per frame."""
+    ds = truth.dataset(0)
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    ds.Modality = "MR"
+    for keyword in (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "RescaleSlope",
+        "RescaleIntercept",
+    ):
+        delattr(ds, keyword)
+    shared, orientation, measures = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = [*truth.row, *truth.column]
+    measures.PixelSpacing = list(truth.spacing_mm)
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    ds.SharedFunctionalGroupsSequence = [shared]
+    frames, pixels = [], []
+    for k in reversed(range(truth.slices)):
+        for echo in range(echoes):
+            frame, position, content, values, timing = (Dataset() for _ in range(5))
+            position.ImagePositionPatient = [float(v) for v in truth.origin_mm + truth.normal * truth.step_mm * k]
+            content.StackID, content.InStackPositionNumber = stack_of(k), k + 1
+            values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 1 + echo, -k, "US"
+            timing.EffectiveEchoTime = 5.0 * (echo + 1)
+            frame.PlanePositionSequence, frame.FrameContentSequence = [position], [content]
+            frame.PixelValueTransformationSequence, frame.MREchoSequence = [values], [timing]
+            frames.append(frame)
+            pixels.append(truth.stored[k].tobytes())
+    ds.PerFrameFunctionalGroupsSequence, ds.NumberOfFrames = frames, len(frames)
+    ds.PixelData = b"".join(pixels)
+    return ds
+
+
+def test_an_enhanced_image_of_two_echoes(tmp_path: Path) -> None:
+    truth = SyntheticSeries()
+    enhanced(truth, 2).save_as(tmp_path / "enhanced", enforce_file_format=True)
+    series = only_series(tmp_path)
+    assert [s.label for s in series.stacks] == ["e1", "e2"]
+    for echo, stack in enumerate(series.stacks):
+        volume = read_stack(stack)
+        expected = truth.stored.T.astype(int) * (1 + echo) - np.arange(truth.slices)
+        assert_array_equal(volume.voxels, expected)
+        assert_allclose(volume.grid.affine_ras, truth.affine_ras, atol=1e-6)
+        # Slices were written from the last to the first, two echoes each.
+        assert [s.frame for s in volume.grid.slices] == [11 + echo - 2 * k for k in range(truth.slices)]
+
+
+def test_stacks_of_an_enhanced_image(tmp_path: Path) -> None:
+    truth = SyntheticSeries()
+    enhanced(truth, 1, stack_of=lambda k: "1" if k < 3 else "2").save_as(tmp_path / "x", enforce_file_format=True)
+    assert [(s.label, len(s.frames)) for s in only_series(tmp_path).stacks] == [("part1", 3), ("part2", 3)]
+
+
+def test_frames_that_nothing_places_are_refused(tmp_path: Path) -> None:
+    truth = SyntheticSeries()
+    ds = truth.dataset(0)
+    ds.NumberOfFrames, ds.PixelData = 6, truth.stored.tobytes()
+    ds.save_as(tmp_path / "loop", enforce_file_format=True)
+    (stack,) = only_series(tmp_path).stacks
+    assert len(stack.frames) == 6
+    assert "missing_tag" in codes(stack.findings)
+
+
+def mosaic(truth: SyntheticSeries) -> Dataset:
+    """The slices of ``truth`` as a Siemens mosaic of 3×3 tiles; the number of tiles in the public copy."""
+    ds = truth.dataset(0)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    ds.Manufacturer, ds.ImageType, ds.Modality = "SIEMENS", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"], "MR"
+    ds.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", truth.slices)
+    picture = np.zeros((3 * truth.rows, 3 * truth.columns), np.uint16)
+    for k in range(truth.slices):
+        r, c = k // 3 * truth.rows, k % 3 * truth.columns
+        picture[r : r + truth.rows, c : c + truth.columns] = truth.stored[k]
+    ds.Rows, ds.Columns, ds.PixelData = *picture.shape, picture.tobytes()
+    ds.SpacingBetweenSlices = truth.step_mm
+    corner = (
+        np.array(truth.origin_mm)
+        - np.array(truth.row) * truth.spacing_mm[1] * truth.columns
+        - np.array(truth.column) * truth.spacing_mm[0] * truth.rows
+    )
+    ds.ImagePositionPatient = [float(v) for v in corner]
+    return ds
+
+
+def test_a_mosaic_is_a_volume(tmp_path: Path) -> None:
+    truth = SyntheticSeries(slices=8)
+    mosaic(truth).save_as(tmp_path / "mosaic", enforce_file_format=True)
+    (stack,) = only_series(tmp_path).stacks
+    volume = read_stack(stack)
+    assert_array_equal(volume.voxels, truth.values)
+    assert_allclose(volume.grid.affine_ras, truth.affine_ras, atol=1e-6)
+
+
+def test_a_mosaic_without_its_private_header_is_refused(tmp_path: Path) -> None:
+    ds = mosaic(SyntheticSeries(slices=8))
+    ds.remove_private_tags()
+    ds.save_as(tmp_path / "mosaic", enforce_file_format=True)
+    (stack,) = only_series(tmp_path).stacks
+    assert "This is a Siemens mosaic whose private header is gone" in stack.findings[0].message
+    assert codes(stack.findings) == ["missing_tag", "not_a_volume"]
