@@ -17,7 +17,7 @@ from medseg3d.cli import app
 from medseg3d.errors import UsageError
 from medseg3d.evaluation import compare_runs
 from medseg3d.evaluation.files import write_table
-from medseg3d.evaluation.summary import METRICS
+from medseg3d.evaluation.tables import METRICS
 from medseg3d.statistics import holm
 
 INF, NAN = math.inf, math.nan

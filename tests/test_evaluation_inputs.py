@@ -243,12 +243,14 @@ def test_images_and_patients_are_found_by_name(folders, tmp_path):
         (("pred", "ref", "--labels", LABELS, "--regions", "whole=1+9"), "Region 'whole' names the ids"),
         (("pred", "ref", "--labels", LABELS, "--lesions", "cyst"), "there is no label or region 'cyst'"),
         (("pred", "ref", "--labels", LABELS, "--tolerance", "much"), "--tolerance 'much' cannot be read"),
+        (("pred", "ref", "--labels", LABELS, "--run", "pred"), "pred is no run folder"),
         (("pred", "ref", "--labels", LABELS, "--tolerance", "-1"), "each must be a distance of 0 mm or more"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_wrong_usage_says_what_to_do(folders, tmp_path, arguments, message):
+def test_wrong_usage_says_what_to_do(folders, tmp_path, monkeypatch, arguments, message):
     (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
     paths = [tmp_path / name for name in arguments[:2]]
     result = run(*paths, *arguments[2:], "-o", tmp_path / "out")
     assert isinstance(result.exception, UsageError)
@@ -267,3 +269,27 @@ def test_a_case_is_never_scored_without_its_reference(folders):
     case.reference.unlink()
     result = score_files(case, make_scoring({"organ": 1, "tumour": 2}, {}))
     assert (result.scores, result.failed.code) == ((), "no-reference")
+
+
+@pytest.mark.real_data
+def test_hippocampi_shifted_by_a_voxel(data_dir, tmp_path):
+    """Real references, one stored as float, against themselves moved by 1 mm: distances of 1 mm, volumes unchanged."""
+    references = data_dir / "mri_hippocampus"
+    names = [f"hippocampus_{number}" for number in ("001", "003", "004", "006", "007", "011")]
+    for name in names:
+        image = nibabel.load(references / "labelsTr" / f"{name}.nii.gz")
+        save(
+            tmp_path / "pred" / f"{name}.nii.gz",
+            np.roll(np.rint(image.dataobj), 1, axis=1).astype(np.uint8),
+            image.affine,
+        )
+    result = run(tmp_path / "pred", references / "dataset.json", "-o", tmp_path / "out")
+    assert result.exit_code == 1  # the other 202 cases have no prediction
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["cases"], len(summary["failed"])) == (6, 202)
+    assert {p["case"] for p in summary["problems"] if p["code"] == "label-as-float"} == {"hippocampus_003"}
+    for label in ("anterior", "posterior"):
+        metrics = summary["labels"][label]["metrics"]
+        assert metrics["hd_mm"]["max"] == metrics["centre_distance_mm"]["median"] == pytest.approx(1.0)
+        assert metrics["volume_difference_ml"]["max"] == 0.0
+        assert 0.7 < metrics["dice"]["min"] < metrics["dice"]["max"] < 0.95

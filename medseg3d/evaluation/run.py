@@ -15,9 +15,10 @@ from medseg3d.errors import CaseError, UsageError
 from medseg3d.evaluation.files import write_evaluation
 from medseg3d.evaluation.model import CaseResult, EvaluationCase, LabelScore, Problem, Scoring
 from medseg3d.evaluation.pairing import method_name, run_of
-from medseg3d.evaluation.provenance import provenance
+from medseg3d.evaluation.provenance import provenance, read_run
 from medseg3d.evaluation.scoring import Progress, score_cases, score_files
-from medseg3d.evaluation.summary import build_summary, to_table
+from medseg3d.evaluation.summary import build_summary
+from medseg3d.evaluation.tables import to_table
 from medseg3d.metrics import as_regions
 from medseg3d.statistics import LEVEL, RESAMPLES
 from medseg3d.volume import SUFFIXES
@@ -133,6 +134,8 @@ def run_evaluation(
         UsageError: ``run`` is no run folder.
     """
     started = datetime.now(UTC)
+    if run is not None:
+        read_run(run)  # refused before the scoring, not after it
     results = score_cases(cases, scoring, workers=workers, progress=progress)
     found = [*problems, *(problem for result in results for problem in result.problems)]
     scores = [score for result in results for score in result.scores]

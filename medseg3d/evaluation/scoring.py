@@ -179,7 +179,9 @@ def _labels_of(volume: Volume, case: str, scoring: Scoring, notes: list[Problem]
 
 def _check_ids(labels: NDArray[Any], path: Path, case: str, scoring: Scoring, notes: list[Problem]) -> None:
     """Refuse, or note, ids that have no name."""
-    counts = np.bincount(labels.ravel())
+    counts = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.int64)
+    for slab in labels:  # bincount makes 8 bytes of every voxel
+        counts += np.bincount(slab.ravel(), minlength=len(counts))
     unknown = [int(i) for i in np.flatnonzero(counts) if i and i not in scoring.labels.values()]
     if not unknown:
         return

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medseg3d.evaluation.model import CaseResult, LabelScore, Problem, Scoring
+from medseg3d.evaluation.model import CaseResult, Problem, Scoring
+from medseg3d.evaluation.tables import LESION_COLUMNS, METRICS, to_table
 from medseg3d.metrics import Calibration, DatasetCounts
 from medseg3d.statistics import (
     LEVEL,
@@ -23,20 +24,11 @@ from medseg3d.statistics import (
 )
 from medseg3d.statistics.agreement import ICC_FORM
 
-__all__ = ["LESION_COLUMNS", "METRICS", "SCHEMA", "STATUSES", "build_summary", "json_number", "metric_json", "to_table"]
+__all__ = ["SCHEMA", "STATUSES", "build_summary", "json_number", "metric_json"]
 
 SCHEMA = "medseg3d.evaluation/1"
 STATUSES = ("scored", "missed", "spurious", "both_empty")
 
-METRICS = (
-    "dice", "iou", "sensitivity", "precision", "specificity", "volume_ml", "reference_ml", "volume_difference_ml",
-    "relative_volume_difference", "hd_mm", "hd95_mm", "hd95_weighted_mm", "assd_mm", "nsd", "nsd_tolerance_mm",
-    "centre_distance_mm",
-)  # fmt: skip
-LESION_COLUMNS = (
-    "lesions_reference", "lesions_predicted", "lesions_detected", "lesion_false_positives", "lesion_sensitivity",
-    "lesion_precision", "lesion_f1", "lesion_dice",
-)  # fmt: skip
 # Not a result but a setting.
 NOT_SUMMED_UP = frozenset({"nsd_tolerance_mm"})
 METHOD = "bootstrap over patients: BCa for means (percentile where it does not exist), percentile for medians"
@@ -44,12 +36,6 @@ METHOD = "bootstrap over patients: BCa for means (percentile where it does not e
 FEWEST_BY_SIZE = 9
 SIZE_THIRDS = ("smallest third", "middle third", "largest third")
 BY_SIZE = "reference volume"
-
-
-def to_table(scores: Sequence[LabelScore], *, lesions: bool) -> pd.DataFrame:
-    """The rows of ``cases.csv``."""
-    columns = ["case", "patient", "label_id", "label", "status", *METRICS, *(LESION_COLUMNS if lesions else ())]
-    return pd.DataFrame([_row(score) for score in scores], columns=columns)
 
 
 def build_summary(
@@ -128,23 +114,6 @@ def json_number(value: float) -> float | None:
 
 
 # Parts ---------------------------------------------------------------------------------------------------------------
-
-
-def _row(score: LabelScore) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "case": score.case,
-        "patient": score.patient,
-        "label_id": score.label_id,
-        "label": score.label,
-        "status": score.status,
-        **{metric: getattr(score.scores, metric) for metric in METRICS},
-    }
-    found = score.scores.lesions
-    if found is not None:
-        counts = (found.reference, found.predicted, found.detected, found.false_positives)
-        rates = (found.sensitivity, found.precision, found.f1, found.dice)
-        row |= dict(zip(LESION_COLUMNS, (*counts, *rates), strict=True))
-    return row
 
 
 def _interval(bounds: tuple[float, float] | None) -> list[float | None] | None:

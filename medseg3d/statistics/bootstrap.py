@@ -131,18 +131,19 @@ def median_intervals(
     """
     table = _columns(values)
     clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
-    result: list[Interval | None] = []
-    for column in table.T:
-        known = ~np.isnan(column)
-        used = clusters.where(known)
+    known = ~np.isnan(table)
+    result: list[Interval | None] = [None] * table.shape[1]
+    for columns in _alike(clusters, known):
+        rows: NDArray[np.bool_] = np.any(known[:, columns], axis=1)
+        used = clusters.where(rows)
         if used.size < 2:
-            result.append(None)
             continue
-        order = np.argsort(column[known], kind="stable")
-        statistic = _drawn_median(column[known][order], used.index[order])
-        result += cluster_intervals(
+        statistic = _drawn_medians(table[rows][:, columns], used.index)
+        limits = cluster_intervals(
             statistic, used.size, level=level, resamples=resamples, seed=seed, method="percentile"
         )
+        for column, limit in zip(columns, limits, strict=True):
+            result[column] = limit
     return result
 
 
@@ -253,17 +254,26 @@ def _drawn_mean(sums: Floats, counts: Floats) -> Statistic:
     return statistic
 
 
-def _drawn_median(ranked: Floats, owner: NDArray[np.intp]) -> Statistic:
-    """The median over the cases of drawn patients, from all cases' sorted values; the middle two are averaged."""
+def _drawn_medians(table: Floats, owner: NDArray[np.intp]) -> Statistic:
+    """The median of each column over the cases of drawn patients; the middle two values are averaged."""
+    columns = []
+    for values in table.T:
+        order = np.argsort(values, kind="stable")[: np.count_nonzero(~np.isnan(values))]  # NaN sorts to the end
+        columns.append((values[order], owner[order]))
 
     def statistic(weights: Floats) -> Floats:
-        upto = np.cumsum(weights[:, owner], axis=1)
-        half = upto[:, -1:] / 2
-        lower = ranked[np.argmax(upto >= half, axis=1)]
-        upper = ranked[np.argmax(upto > half, axis=1)]
-        return np.where(lower == upper, lower, (lower + upper) / 2)[:, None]
+        return np.column_stack([_weighted_median(ranked, weights[:, owners]) for ranked, owners in columns])
 
     return statistic
+
+
+def _weighted_median(ranked: Floats, weights: Floats) -> Floats:
+    """Medians of sorted values that count ``weights`` (draws, values) times."""
+    upto = np.cumsum(weights, axis=1)
+    half = upto[:, -1:] / 2
+    lower = ranked[np.argmax(upto >= half, axis=1)]
+    upper = ranked[np.argmax(upto > half, axis=1)]
+    return np.where(lower == upper, lower, (lower + upper) / 2)
 
 
 def _columns(values: ArrayLike) -> Floats:
