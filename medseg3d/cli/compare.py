@@ -32,15 +32,17 @@ def compare(
 ) -> None:
     """Compare two or more evaluated methods, case by case.
 
-    Cases and labels that all have are compared, pair by pair: mean difference with a bootstrap interval over patients,
-    Wilcoxon's signed-rank test, Holm's adjustment over labels and pairs, and how often each method would come first if
-    other patients had been drawn. OUT gets comparison.csv, comparison.json and report.html.
+    Cases and labels that all have are compared, pair by pair: mean difference
+    with a bootstrap interval over patients, Wilcoxon's signed-rank test, Holm's
+    adjustment over labels and pairs, and how often each method would come first
+    if other patients had been drawn. OUT gets comparison.csv, comparison.json
+    and report.html.
 
     [bold]Examples[/]
 
       medseg3d compare results/unet results/transformer --out results/comparison
 
-      medseg3d compare results/a results/b results/c -o results/abc --metric nsd --names plain,wide,deep
+      medseg3d compare results/a results/b -o results/ab --metric nsd --names x,y
     """
     from medseg3d.evaluation import compare_runs
     from medseg3d.evaluation.options import parse_names

@@ -97,21 +97,24 @@ def evaluate(
 ) -> None:
     """Score masks against references: Dice, surface distances, volumes, lesions, with intervals over patients.
 
-    Masks and references are matched by name and must share a grid. What cannot be scored is named in one table with
-    the reason, the rest is evaluated, and the exit status is 1. OUT gets cases.csv (a row a case and label),
+    Masks and references are matched by name and must share a grid. What cannot
+    be scored is named in one table with the reason, the rest is evaluated, and
+    the exit status is 1. OUT gets cases.csv (a row a case and label),
     summary.json and report.html, which opens offline.
 
-    Of a data list the testing cases are evaluated where predictions are named after them, otherwise the training
-    cases, or the one fold that the predictions are of. An empty mask on one side only is Dice 0 and infinite
-    distances, which rank last in medians; on both sides it is left out and counted.
+    Of a data list the testing cases are evaluated where predictions are named
+    after them, otherwise the training cases, or the one fold that the
+    predictions are of. An empty mask on one side only is Dice 0 and infinite
+    distances, which rank last in medians; on both sides it is left out and
+    counted.
 
     [bold]Examples[/]
 
-      medseg3d evaluate masks/ labelsTs/ --labels liver=1,spleen=2 --out results/unet
+      medseg3d evaluate masks/ labelsTs/ -o results/unet --labels liver=1,spleen=2
 
-      medseg3d evaluate runs/fold0 study.json --out results/fold0 --attributes cases.csv
+      medseg3d evaluate runs/fold0 study.json -o results/fold0 --attributes site.csv
 
-      medseg3d evaluate masks/ study.json -o results/a --regions whole=1+2+3,core=2+3 --lesions whole --tolerance 1
+      medseg3d evaluate masks/ study.json -o results/a --regions whole=1+2+3
     """
     from medseg3d.cli.progress import progress_bar
     from medseg3d.evaluation import method_name, pair, run_evaluation, run_of
