@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medseg3d.report.charts import GRID, INK, LINES, Chart, layout
+from medseg3d.report.charts import GRID, INK, Chart, layout
 from medseg3d.report.colours import Palette
 from medseg3d.report.evaluation_tables import anchor
 from medseg3d.report.tables import Cell, Column, Row, Table, amount
 from medseg3d.report.words import interval, metric_text, number, p_value
 
-__all__ = ["case_values", "differences", "forest_chart", "method_colours", "pair_table", "rank_chart", "rank_table",
+__all__ = ["case_values", "differences", "forest_chart", "pair_table", "rank_chart", "rank_table",
            "spread_table"]  # fmt: skip
 
 MAX_SPREAD_ROWS = 200
 # At the right of a forest plot there is room for so many lines of one page.
 MAX_FOREST = 60
-
-
-def method_colours(methods: Sequence[str]) -> dict[str, str]:
-    """A colour a method; structures have their own."""
-    return {name: LINES[i % len(LINES)] for i, name in enumerate(methods)}
 
 
 def pair_table(pairs: Sequence[Mapping[str, Any]], metric: str, palette: Palette, *, table_id: str) -> Table:
@@ -58,32 +53,20 @@ def _pair_row(pair: Mapping[str, Any], digits: int, palette: Palette) -> Row:
 
 
 def rank_table(ranking: Mapping[str, Any], methods: Sequence[str]) -> Table | None:
-    """Mean rank of every method by metric, the best first by the first metric; None without ranks."""
+    """A row a metric: the mean rank of every method, and how often it comes first; None without ranks."""
     if not ranking:
         return None
-    first = next(iter(ranking.values()))["mean_rank"]
-    order = sorted(methods, key=lambda m: (first.get(m) is None, first.get(m) or 0.0))
-    columns = (
-        Column("Method"),
-        *(
-            column
-            for metric in ranking
-            for column in (
-                Column("Mean rank", True, "1 is best", metric_text(metric).title),
-                Column("First place", True, "Share of the bootstrap samples", metric_text(metric).title),
-            )
-        ),
-    )
-    colours = method_colours(methods)
+    headings = (("Mean rank", "1 is best"), ("First place", "Share of the bootstrap samples"))
+    columns = (Column("Metric"), *(Column(title, True, text, m) for m in methods for title, text in headings))
     rows = []
-    for method in order:
-        cells = [Cell(method, colour=colours[method])]
-        for ranks in ranking.values():
+    for metric, ranks in ranking.items():
+        cells = [Cell(metric_text(metric).heading)]
+        for method in methods:
             share = (ranks.get("rank_share") or {}).get(method) or [None]
             text = "–" if share[0] is None else f"{100 * share[0]:.0f} %"
             cells += [amount(ranks["mean_rank"].get(method), 2), amount(share[0], text=text)]
         rows.append(Row(tuple(cells)))
-    return Table("ranks", columns, tuple(rows))
+    return Table("ranks", columns, tuple(rows), shown=6 if len(rows) > 8 else None)
 
 
 def rank_chart(ranks: Mapping[str, Any], methods: Sequence[str]) -> Chart | None:
@@ -103,7 +86,8 @@ def rank_chart(ranks: Mapping[str, Any], methods: Sequence[str]) -> Chart | None
         for place in range(places)
     ]  # fmt: skip
     chart = layout("share of the bootstrap samples", "", barmode="stack", height=110 + 42 * len(methods))
-    chart["xaxis"] |= {"tickformat": ".0%", "range": [0, 1]}
+    chart["xaxis"] |= {"tickformat": ".0%", "range": [0, 1.005]}
+    chart["legend"]["traceorder"] = "normal"
     chart["yaxis"] |= {"type": "category", "autorange": "reversed", "ticks": "", "showgrid": False}
     return {"data": data, "layout": chart}
 

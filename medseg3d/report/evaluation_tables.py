@@ -276,8 +276,14 @@ def problem_table(summary: Mapping[str, Any]) -> Table | None:
     if not problems:
         return None
     columns = (Column("Case"), Column("Problem"), Column("What it says"))
+    tones: Mapping[str, Any] = {"error": "bad", "warning": "warn"}
     rows = tuple(
-        Row(cells(str(p.get("case") or "–"), str(p.get("code") or "").replace("_", " "), str(p.get("message") or "")))
+        Row((
+            Cell(str(p.get("case") or "–")),
+            Cell(str(p.get("code") or "").replace("_", " ").replace("-", " "), note=str(p.get("severity") or ""),
+                 tone=tones.get(p.get("severity", "error"), "")),
+            Cell(str(p.get("message") or "")),
+        ))
         for p in problems
-    )
+    )  # fmt: skip
     return Table("problems", columns, rows, shown=50 if len(rows) > 60 else None, searchable=len(rows) > 20)

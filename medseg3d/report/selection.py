@@ -23,7 +23,10 @@ class Pick:
 def case_scores(cases: pd.DataFrame) -> pd.DataFrame:
     """One row a case, the worst first: ``dice`` (mean over its labels; NaN where all are empty), missed, spurious,
     ``missed_ml`` (reference volume that was missed), the label with the lowest Dice and its value.
+
+    Regions that join several labels are left out where there are labels: what is missed would count twice.
     """
+    cases = _labels_only(cases)
     frame = cases.assign(
         missed=(cases["status"] == "missed").astype(int),
         spurious=(cases["status"] == "spurious").astype(int),
@@ -40,6 +43,13 @@ def case_scores(cases: pd.DataFrame) -> pd.DataFrame:
     table["worst_label"] = lowest["label"].reindex(table.index)
     table["worst_dice"] = lowest["dice"].reindex(table.index)
     return table.sort_values("dice", kind="stable", na_position="last")
+
+
+def _labels_only(cases: pd.DataFrame) -> pd.DataFrame:
+    if "label_id" not in cases:
+        return cases
+    single = ~cases["label_id"].str.contains("+", regex=False)
+    return cases[single] if single.any() else cases
 
 
 def pick_cases(cases: pd.DataFrame, *, worst: int = 3, best: int = 2) -> list[Pick]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medseg3d.report.words import count, interval, metric_text, number, p_value
+from medseg3d.report.words import MetricText, count, interval, metric_text, number, p_value
 
 __all__ = ["Verdict", "comparison_verdict", "evaluation_verdict"]
 
@@ -35,12 +35,12 @@ def evaluation_verdict(summary: Mapping[str, Any]) -> Verdict:
     """The verdict of one evaluation, from ``summary.json``."""
     headline = summary.get("headline") or {"metric": "dice", "value": summary.get("mean_dice")}
     metric = metric_text(headline.get("metric") or "dice")
-    level = f"{100 * headline.get('level', 0.95):g} %"
+    level = f"{100 * headline.get('level', 0.95):g}\u00a0%"
     bounds = interval(headline.get("interval"), metric.digits)
     sentences = [_scope(summary), _found(summary, bounds, level, metric.title), _best_and_worst(summary)]
     return Verdict(
         number(headline.get("value"), metric.digits),
-        f"mean {metric.title} over {count(len(summary.get('labels', {})), 'structure')}",
+        f"mean {metric.title} over {count(len(own_labels(summary)), 'structure')}",
         f"{level} interval {bounds}" if bounds else "no interval: too few patients",
         tuple(s for s in sentences if s),
         tuple(_warnings(summary)),
@@ -68,7 +68,7 @@ def _found(summary: Mapping[str, Any], bounds: str, level: str, title: str) -> s
 
 
 def _best_and_worst(summary: Mapping[str, Any]) -> str:
-    means = {name: label.get("dice_mean") for name, label in summary.get("labels", {}).items()}
+    means = {name: label.get("dice_mean") for name, label in own_labels(summary).items()}
     known = sorted((value, name) for name, value in means.items() if value is not None)
     if len(known) < 2:
         return ""
@@ -76,8 +76,15 @@ def _best_and_worst(summary: Mapping[str, Any]) -> str:
     return f"By structure it goes from {number(low)} ({worst}) to {number(high)} ({best})."
 
 
+def own_labels(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The labels without the regions that join several: those would count what is missed once more."""
+    labels = dict(summary.get("labels") or {})
+    joined = {region["name"] for region in summary.get("regions") or [] if len(region["ids"]) > 1}
+    return {name: label for name, label in labels.items() if name not in joined} or labels
+
+
 def _warnings(summary: Mapping[str, Any]) -> list[str]:
-    labels = summary.get("labels", {})
+    labels = own_labels(summary)
     warnings = []
     for status, text in (
         ("missed", "{} missed entirely: {}. They count as Dice 0 and as infinite distances."),
@@ -123,17 +130,17 @@ def comparison_verdict(content: Mapping[str, Any]) -> Verdict:
     best = _first(ranks)
     cases, patients = count(content["cases"], "case"), count(content["patients"], "patient")
     scope = f"{_and(methods)} were compared on the same {cases} of {patients}."
-    sentences = [
-        scope,
-        *(_pair_words(a, b, pairs, metric.title) for a, b in _pairs_of(pairs)),
-        _rank_words(ranks, best),
-    ]
+    sentences = [scope, *(_pair_words(a, b, pairs, metric) for a, b in _pairs_of(pairs)), _rank_words(ranks, best)]
+    clear = any(p.get("significant") for p in pairs)
+    figure = best if clear and best else "No clear winner"
+    name = f"ranks first by {metric.title}" if clear and best else f"no difference in {metric.title} is significant"
+    lone = (content.get("left_out") or {}).items()
     return Verdict(
-        best or "–",
-        f"ranks first by {metric.title}" if best else f"no ranking by {metric.title}",
-        _rank_note(ranks, best),
+        figure,
+        name,
+        _rank_note(ranks, best) if clear else "",
         tuple(s for s in sentences if s),
-        tuple(_lone(name, lone) for name, lone in (content.get("left_out") or {}).items() if lone),
+        tuple(_lone(method, cases) for method, cases in lone if cases),
     )
 
 
@@ -146,20 +153,20 @@ def _pairs_of(pairs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((p["a"], p["b"]) for p in pairs))
 
 
-def _pair_words(a: str, b: str, pairs: Sequence[Mapping[str, Any]], title: str) -> str:
+def _pair_words(a: str, b: str, pairs: Sequence[Mapping[str, Any]], metric: MetricText) -> str:
     own = [p for p in pairs if (p["a"], p["b"]) == (a, b)]
     clear = [p for p in own if p.get("significant")]
     if not clear:
-        return f"Between {a} and {b} no difference in {title} is significant in any of {count(len(own), 'structure')}."
+        return f"Between {a} and {b} no difference in {metric.title} is significant in {count(len(own), 'structure')}."
     parts = []
     for winner, loser, sign in ((a, b, 1), (b, a, -1)):
         won = [p for p in clear if sign * (p.get("difference") or 0) > 0]
         if won:
-            named = f" ({', '.join(_difference(p, sign) for p in won[:3])}{', …' if len(won) > 3 else ''})"
-            parts.append(
-                f"{winner} has the higher {title} than {loser} in {len(won)} of {count(len(own), 'structure')}{named}"
-            )
-    return "; ".join(parts) + "." if parts else ""
+            named = f"{', '.join(_difference(p, sign) for p in won[:3])}{', …' if len(won) > 3 else ''}"
+            where = f"in {len(won)} of {count(len(own), 'structure')} ({named})"
+            parts.append(f"{winner} has the higher {metric.title} than {loser} {where}")
+    better = f" (lower is better: {metric.title})" if metric.better == "lower" and parts else ""
+    return f"{'; '.join(parts)}{better}." if parts else ""
 
 
 def _difference(pair: Mapping[str, Any], sign: int) -> str:
@@ -178,7 +185,7 @@ def _first(ranks: Mapping[str, Any]) -> str:
 
 def _rank_note(ranks: Mapping[str, Any], best: str) -> str:
     share = (ranks.get("rank_share") or {}).get(best)
-    return f"in {100 * share[0]:.0f} % of the bootstrap samples" if share else ""
+    return f"in {100 * share[0]:.0f}\u00a0% of the bootstrap samples" if share else ""
 
 
 def _rank_words(ranks: Mapping[str, Any], best: str) -> str:

@@ -121,8 +121,8 @@ Report.ready(async () => {
     const known = data.cases.map((_, i) => i).filter((i) => typeof ours[i] === "number" && typeof truth[i] === "number" && (ours[i] > 0 || truth[i] > 0));
     const layout = JSON.parse(JSON.stringify(charts.layout));
     Object.assign(layout, { height: 270, showlegend: false, shapes: [], annotations: [], margin: { l: 56, r: 66, t: 14, b: 46 } });
-    layout.xaxis.title.text = "mean of both volumes (ml)";
-    layout.yaxis.title.text = "prediction − reference (ml)";
+    layout.xaxis.title.text = "mean (ml)";
+    layout.yaxis.title.text = "difference (ml)";
     Object.assign(layout.yaxis, { zeroline: true, zerolinecolor: "#9aa5b1" });
     const own = data.agreement[label];
     const line = (value, text, dash) => {

@@ -210,7 +210,7 @@ Report.ready(async () => {
       entry.append(make("span", { class: "swatch", style: `background:${label.colour}` }), label.name);
       legend.append(entry);
     });
-    box.append(tools, legend, make("div", { class: "plane-heads" }, ...columns.map((name) => make("span", {}, name.charAt(0).toUpperCase() + name.slice(1)))));
+    box.append(tools, legend, make("div", { class: "plane-heads" }, ...columns.map((name) => make("span", {}, ["image", "reference", "prediction"].includes(name) ? name.charAt(0).toUpperCase() + name.slice(1) : name))));
 
     for (const p of PLANES) {
       const row = make("div", { class: "plane-row" });
@@ -267,7 +267,7 @@ Report.ready(async () => {
     };
     const visible = (mesh) => sidesShown[mesh.meta[1]] && !state.hidden.has(data.labels.findIndex((label) => label.name === mesh.meta[0]) + 1);
     let showSurfaces = () => { if (meshes && target.data) Plotly.restyle(target, { visible: meshes.map(visible) }); };
-    const axis = (title) => ({ title: { text: title }, showbackground: false, gridcolor: "#e4e8ee", zeroline: false, tickfont: { size: 10 }, nticks: 5 });
+    const axis = (title) => ({ title: { text: title, font: { size: 11 } }, showbackground: false, gridcolor: "#e4e8ee", zeroline: false, tickfont: { size: 10 }, nticks: 5 });
     async function drawSurfaces() {
       if (target.data) return;
       meshes = meshes || data.surfaces.map(decode);
@@ -275,9 +275,11 @@ Report.ready(async () => {
       await Plotly.newPlot(target, meshes, {
         margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, paper_bgcolor: "#fff", uirevision: "keep",
         // From the front and the patient's left, as one stands before a patient: right on the viewer's left.
-        scene: { aspectmode: "data", camera: { eye: { x: -0.75, y: 1.45, z: 0.6 } }, xaxis: axis("L – R (mm)"), yaxis: axis("P – A (mm)"), zaxis: axis("I – S (mm)") },
+        scene: { aspectmode: "data", camera: { eye: { x: -0.85, y: 1.6, z: 0.65 } }, xaxis: axis("L – R (mm)"), yaxis: axis("P – A (mm)"), zaxis: axis("I – S (mm)") },
       }, { displaylogo: false, responsive: true });
-      if (!poster.src) poster.src = await Plotly.toImage(target, { format: "png", width: 520, height: 440 });
+      // What is printed, and what stands there on paper while the scene itself is gone.
+      const drawn = target.querySelector("canvas");
+      if (!poster.src && drawn) requestAnimationFrame(() => { poster.src = drawn.toDataURL("image/png"); });
     }
     if (data.surfaces.length) {
       const toggles = make("div", { class: "tools" }, make("fieldset", {}, make("legend", {}, "Surfaces"), ...Object.keys(sidesShown).map((name) => check(name === "reference" ? "reference (grey)" : name, sidesShown[name], (on) => { sidesShown[name] = on; showSurfaces(); }))));
