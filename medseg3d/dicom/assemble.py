@@ -8,13 +8,14 @@ from hashlib import blake2b
 
 import numpy as np
 
-from medseg3d.dicom.checks import check_frames, check_geometry, check_line, check_series
+from medseg3d.dicom.checks import check_frames, check_series
 from medseg3d.dicom.copies import drop_copies
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Frame, Header, Series, SeriesInfo, Stack
 from medseg3d.dicom.grouping import Group, group_frames
 from medseg3d.dicom.model import FileRef, SeriesGrid
 from medseg3d.dicom.ordering import distances_mm, fit_line, grid_affine_ras
+from medseg3d.dicom.spacing import check_line, check_repeats
 
 __all__ = ["assemble", "pseudonym"]
 
@@ -86,7 +87,7 @@ def _place(
     distances = distances_mm(frames)
     order = np.argsort(distances, kind="stable")
     ordered, distances = tuple(frames[n] for n in order), distances[order]
-    findings = list(check_geometry(ordered, distances))
+    findings = list(check_repeats(ordered, distances))
     if findings:
         return ordered, None, findings
     line = fit_line(np.array([f.position_mm for f in ordered]))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from medseg3d.dicom.frames import Frame, Series, Stack
 from medseg3d.dicom.model import DicomVolume
 from medseg3d.dicom.pixels import stored_frames
 from medseg3d.dicom.rescale import ValueRangeError, clean_bits, likely_dtype, rescale, safe_dtype
-from medseg3d.dicom.scanning import scan
+from medseg3d.dicom.scanning import Scan, scan
 from medseg3d.errors import DicomError
 
 __all__ = ["iter_slices", "read_series", "read_stack", "require_sound", "stack_dtype"]
@@ -84,8 +85,8 @@ def read_stack(stack: Stack, *, workers: int | None = None) -> DicomVolume:
         DicomError: the stack is refused (the message names why), a frame cannot be decoded, or memory is short.
     """
     require_sound(stack)
-    assert_grid = stack.grid
-    if assert_grid is None:
+    grid = stack.grid
+    if grid is None:
         raise DicomError(f"{_name(stack)}: its slices make no regular grid.")
     try:
         try:
@@ -94,7 +95,7 @@ def read_stack(stack: Stack, *, workers: int | None = None) -> DicomVolume:
             voxels, found = _fill(stack, stack_dtype(stack), workers)
     except MemoryError as error:
         raise DicomError(f"{_name(stack)}: not enough memory for {len(stack.frames)} slices.") from error
-    return DicomVolume(voxels, assert_grid, stack.series.modality, (*stack.findings, *found))
+    return DicomVolume(voxels, grid, stack.series.modality, (*stack.findings, *found))
 
 
 def read_series(path: str | Path, *, series_uid: str | None = None, workers: int | None = None) -> DicomVolume:
@@ -107,7 +108,8 @@ def read_series(path: str | Path, *, series_uid: str | None = None, workers: int
         DicomError: nothing there; several series or volumes (the message lists them and says how to choose); the
             series is refused, and why.
     """
-    series = _choose(path, scan(path, workers=workers).series, series_uid)
+    found = scan(path, workers=workers)
+    series = _choose(path, found.series, series_uid)
     refusals = [f for f in series.findings if f.severity == "refusal"]
     if refusals:
         raise DicomError(f"Series {series.uid}: {' '.join(map(str, refusals))}")
@@ -116,7 +118,7 @@ def read_series(path: str | Path, *, series_uid: str | None = None, workers: int
         raise DicomError(f"Series {series.uid} holds {len(series.stacks)} volumes: {labels}. Choose one of "
                          "scan(path).series[…].stacks and pass it to read_stack.")  # fmt: skip
     volume = read_stack(series.stacks[0], workers=workers)
-    return DicomVolume(volume.voxels, volume.grid, volume.modality, (*series.findings, *volume.findings))
+    return replace(volume, findings=(*series.findings, *_unreadable(found), *volume.findings))
 
 
 def require_sound(stack: Stack) -> None:
@@ -124,6 +126,14 @@ def require_sound(stack: Stack) -> None:
     refusals = [f for f in stack.findings if f.severity == "refusal"]
     if refusals:
         raise DicomError(f"{_name(stack)} is refused. {' '.join(map(str, refusals))}")
+
+
+def _unreadable(found: Scan) -> Iterator[Finding]:
+    """A slice at either end of the volume would not be missed otherwise."""
+    if found.unreadable:
+        first = found.unreadable[0]
+        yield Finding("unreadable_file", "warning", f"{len(found.unreadable)} files could not be read and may belong "
+                      f"to this series ({first.file}: {first.reason}).", "Copy them again.")  # fmt: skip
 
 
 def _name(stack: Stack) -> str:
