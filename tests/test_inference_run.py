@@ -18,13 +18,17 @@ from monai.networks.nets import UNet
 from typer.testing import CliRunner
 
 from medseg3d.cli.segment import segment
+from medseg3d.dicom import scan
+from medseg3d.dicom.seg_read import read_seg
 from medseg3d.errors import CaseError, CheckpointError, ConfigError, UsageError
 from medseg3d.inference.run import run_bundle
+from medseg3d.phantom.dicom import Patient, write_ct_series
 
 INFERENCE = """
 imports: ["$import torch", "$import medseg3d", "$import medseg3d.inference"]
 bundle_root: .
 dataset_dir: ./data
+modality: CT
 output_dir: "$@bundle_root + '/eval'"
 device: "$medseg3d.engines.default_device()"
 labels: {organ: 1}
@@ -43,12 +47,15 @@ weights: "$@bundle_root + '/models/model.pt'"
 preprocessing:
   _target_: Compose
   transforms:
-    - {_target_: medseg3d.transforms.LoadVolumed, keys: image}
+    - {_target_: medseg3d.transforms.LoadStudyd, keys: image}
     - {_target_: Orientationd, keys: image, axcodes: RAS, labels: null}
     - {_target_: Spacingd, keys: image, pixdim: "@spacing"}
     - {_target_: NormalizeIntensityd, keys: image}
     - {_target_: EnsureTyped, keys: image}
-dataset: {_target_: Dataset, data: "$medseg3d.inference.find_cases(@dataset_dir)", transform: "@preprocessing"}
+dataset:
+  _target_: Dataset
+  data: "$medseg3d.inference.find_cases(@dataset_dir, modality=@modality)"
+  transform: "@preprocessing"
 inferer: {_target_: medseg3d.inference.SlidingWindow, roi_size: "@patch_size", sw_batch_size: 2}
 postprocessing:
   _target_: Compose
@@ -167,6 +174,36 @@ def test_segments_a_folder(bundle, images, tmp_path):
     assert mask(tmp_path / "out" / "p1.nii.gz").shape == (20, 18, 16)
 
 
+def test_segments_a_dicom_tree_into_every_format(bundle, tmp_path):
+    voxels = np.random.default_rng(0).integers(-100, 100, (20, 18, 16)).astype(np.int16)
+    for patient in ("one", "two"):
+        write_ct_series(voxels, np.diag([-1.0, -1.0, 1.5, 1.0]), tmp_path / "in" / patient, patient=Patient(patient))
+    out = tmp_path / "out"
+    result = command(tmp_path / "in", out, "--bundle", bundle, "--formats", "nifti, seg,rtstruct")
+    assert result.exit_code == 0, result.exception
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in out.glob("*.nii.gz"))
+    assert len(cases) == 2
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        f"{case}{suffix}" for case in cases for suffix in (".json", ".nii.gz", ".rtstruct.dcm", ".seg.dcm")
+    )
+    (stack,) = scan(tmp_path / "in" / "one").series[0].stacks
+    seg, case = next((read_seg(path), path.name) for path in out.glob("*.seg.dcm") if stack.series.patient in path.name)
+    np.testing.assert_array_equal(seg.grid.affine_ras[:3, :3], stack.grid.affine_ras[:3, :3])
+    on_series = read_seg(out / case, stack.grid)
+    np.testing.assert_array_equal(
+        on_series.segments[0].mask, mask(out / case.replace(".seg.dcm", ".nii.gz")).astype(bool)
+    )
+
+
+def test_formats_that_are_unknown_or_need_dicom_are_wrong_usage(bundle, images, tmp_path):
+    result = command(images, tmp_path / "out", "--bundle", bundle, "--formats", "nifti,dicom")
+    assert "Masks are written as nifti, seg or rtstruct, not as nifti, dicom" in str(result.exception)
+    assert isinstance(result.exception, UsageError)
+    result = command(images, tmp_path / "out", "--bundle", bundle, "--formats", "seg")
+    assert isinstance(result.exception, UsageError)
+    assert "2 of 2 images are no DICOM series" in str(result.exception)
+
+
 def test_is_the_same_as_monais_own_command(bundle, images, tmp_path):
     run_bundle(bundle, images, tmp_path / "ours")
     arguments = ["--config_file", bundle / "configs" / "inference.yaml", "--bundle_root", bundle]
@@ -251,10 +288,10 @@ def test_has_what_monai_asks_of_an_inference_workflow(bundle, images):
     assert workflow.check_properties() == []
 
 
-@pytest.mark.parametrize("loader", ["medseg3d.transforms.LoadVolumed", "LoadImaged"])
+@pytest.mark.parametrize("loader", ["medseg3d.transforms.LoadStudyd", "medseg3d.transforms.LoadVolumed", "LoadImaged"])
 def test_parts_stay_usable_by_monai_label_and_deploy(bundle, images, loader):
     """They take preprocessing, inferer, network and post-processing from the file, and run them without a Segmenter."""
-    ours = "{_target_: medseg3d.transforms.LoadVolumed, keys: image}"
+    ours = "{_target_: medseg3d.transforms.LoadStudyd, keys: image}"
     theirs = f"{{_target_: {loader}, keys: image{', ensure_channel_first: true' * (loader == 'LoadImaged')}}}"
     config = bundle / "configs" / "inference.yaml"
     config.write_text(INFERENCE.replace(ours, theirs))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+
 import nibabel
 import numpy as np
 import pytest
 import torch
 import torchio
 from monai.data import MetaTensor
-from monai.transforms import Compose
+from monai.transforms import Compose, LoadImaged
 
-from medseg3d.errors import CaseError, GeometryError
-from medseg3d.transforms import LoadVolumed, RandTorchIOd
+from medseg3d import dicom
+from medseg3d.dicom import ConvertOptions, convert
+from medseg3d.errors import CaseError, DicomError, GeometryError
+from medseg3d.phantom.dicom import Patient, write_ct_series
+from medseg3d.transforms import LoadStudyd, LoadVolumed, RandTorchIOd
 
 SHAPE = (6, 7, 8)
 AFFINE = np.array([[0.0, -2.0, 0.0, 10.0], [1.5, 0.0, 0.0, -20.0], [0.0, 0.0, 3.0, 5.0], [0, 0, 0, 1]])
@@ -197,3 +202,60 @@ def test_ids_without_a_name_are_refused(write, image):
     assert LoadVolumed(("image", "label"), labels={"a": 2, "b": 4})(sample)["label"].max() == 4
     with pytest.raises(CaseError, match=r"holds ids \[4\], which labels does not name"):
         LoadVolumed(("image", "label"), labels={"a": 2})(sample)
+
+
+class TestLoadStudyd:
+    """NIfTI and DICOM with the same geometry, and no way around a refusal."""
+
+    @pytest.fixture
+    def series(self, tmp_path):
+        voxels = np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.int16)
+        write_ct_series(voxels, AFFINE, tmp_path / "study" / "ct", patient=Patient("one"))
+        return tmp_path / "study"
+
+    def test_a_series_is_what_its_nifti_is(self, series, tmp_path):
+        (converted,) = convert(series, tmp_path / "nifti", options=ConvertOptions(suffix=".nii"))
+        (stack,) = dicom.scan(series).series[0].stacks
+        sources = (str(series), str(converted.image), stack)
+        loaded = [LoadStudyd("image")({"image": source})["image"] for source in sources]
+        for image in loaded:
+            assert isinstance(image, MetaTensor)
+            assert (image.shape, image.dtype) == ((1, *SHAPE), torch.float32)
+            np.testing.assert_array_equal(image, loaded[0])
+            np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
+            np.testing.assert_array_equal(image.meta["spatial_shape"], SHAPE)
+        assert loaded[0].flatten().tolist() == list(range(np.prod(SHAPE)))
+
+    def test_a_zip_archive_and_channels_of_both_kinds(self, series, tmp_path):
+        (converted,) = convert(series, tmp_path / "nifti")
+        archive = shutil.make_archive(str(tmp_path / "study"), "zip", series)
+        loaded = LoadStudyd("image")({"image": [archive, str(converted.image)]})["image"]
+        assert loaded.shape == (2, *SHAPE)
+        np.testing.assert_array_equal(loaded[0], loaded[1])
+
+    def test_labels_and_volumes_load_as_before(self, write, image):
+        sample = {"image": image, "label": write("label.nii.gz", labels())}
+        ours, theirs = (load(["image", "label"])(sample) for load in (LoadStudyd, LoadVolumed))
+        for key in sample:
+            assert ours[key].dtype == theirs[key].dtype
+            np.testing.assert_array_equal(ours[key], theirs[key])
+
+    def test_several_series_in_a_folder_are_listed(self, series):
+        write_ct_series(np.ones(SHAPE, np.int16), AFFINE, series / "other", patient=Patient("two"))
+        with pytest.raises(DicomError, match=r"2 series: .*CT 'Phantom CT', 8 slices.*Choose one by its UID"):
+            LoadStudyd("image")({"image": str(series)})
+
+    def test_the_transform_for_volumes_says_which_one_loads_a_series(self, series):
+        (stack,) = dicom.scan(series).series[0].stacks
+        with pytest.raises(CaseError, match=r"must load it with medseg3d\.transforms\.LoadStudyd"):
+            LoadVolumed("image")({"image": stack})
+
+    @pytest.mark.real_data
+    def test_a_refusal_comes_through_where_monai_reads_at_a_false_spacing(self, data_dir):
+        folder = str(data_dir / "dicom_conformance/dicom2nifti/failing/sliceincrement/001")
+        with pytest.raises(DicomError, match=r"gap: 1 slice is missing between slices 3 and 4 \(10\.00 mm\)"):
+            LoadStudyd("image")({"image": folder})
+        # Four slices at 0, 5, 10 and 20 mm: MONAI spreads them evenly and says nothing.
+        monai = LoadImaged("image", ensure_channel_first=True, reader="PydicomReader")({"image": folder})["image"]
+        assert monai.shape[-1] == 4
+        assert np.linalg.norm(monai.affine[:3, 2]) == pytest.approx(20 / 3, abs=0.01)
