@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shlex
-import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +15,7 @@ import torch
 import medseg3d
 from medseg3d.bundles.run import current_run
 from medseg3d.errors import CheckpointError
+from medseg3d.versions import command_line, package_version
 
 if TYPE_CHECKING:
     from medseg3d.engines.training import ResumableTrainer
@@ -67,7 +65,7 @@ def record_run(trainer: ResumableTrainer) -> Path:
         _require_same_config(earlier["config"], json.loads(text), path)
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": _command(),
+        "command": command_line(),
         "epoch": trainer.state.epoch,
         "device": _device_name(trainer.state.device),
         "threads": torch.get_num_threads(),
@@ -78,7 +76,7 @@ def record_run(trainer: ResumableTrainer) -> Path:
         "seed": getattr(train, "seed", None),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: package_version(name) for name in PACKAGES},
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "code_sha256": _sha256_of(sorted(Path(medseg3d.__file__).parent.rglob("*.py"))),
         "data_sha256": _data_sha256(train.data),
@@ -118,20 +116,6 @@ def _without_tracking(config: Mapping[str, Any]) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:59] + "…"
-
-
-def _command() -> str:
-    program, *arguments = sys.argv
-    is_module = Path(program).name == "__main__.py"
-    start = ["python", "-m", ".".join(Path(program).parts[-3:-1])] if is_module else [Path(program).name]
-    return shlex.join([*start, *arguments])
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _device_name(device: torch.device) -> str:

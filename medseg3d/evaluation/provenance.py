@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shlex
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from medseg3d.errors import UsageError
 from medseg3d.evaluation.model import CaseResult
 from medseg3d.evaluation.pairing import sidecar_of
+from medseg3d.versions import command_line, package_version
 
-__all__ = ["command_line", "file_provenance", "provenance", "read_run", "versions"]
+__all__ = ["file_provenance", "provenance", "read_run", "versions"]
 
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "SimpleITK", "edt", "connected-components-3d", "scikit-learn",
             "pycocotools", "plotly")  # fmt: skip
@@ -76,10 +74,10 @@ def file_provenance(files: Sequence[Path], *, started: datetime) -> dict[str, An
 def versions() -> dict[str, Any]:
     """What computes: versions of this package, Python, the platform and other packages; and the command."""
     return {
-        "medseg3d": version("medseg3d"),
+        "medseg3d": package_version("medseg3d"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "command": command_line(),
     }
 
@@ -96,17 +94,6 @@ def read_run(run: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{run} is no run folder: {path.name} cannot be read ({error}).") from error
     return content if isinstance(content, dict) else {}
-
-
-def command_line() -> str:
-    """The command that this process was started with, as one would type it.
-
-    A module is ``python -m …``; other programs go by their file's name, without the folder that they lie in.
-    """
-    program, *arguments = sys.argv
-    if Path(program).name == "__main__.py":
-        return shlex.join(["python", "-m", ".".join(Path(program).parts[-3:-1]), *arguments])
-    return shlex.join([Path(program).name, *arguments])
 
 
 def _training(run: Path) -> dict[str, Any]:
@@ -140,10 +127,3 @@ def _one_of(values: Iterable[Any]) -> Any:
     """The value that all share; a list of them where they differ; None without any."""
     found = sorted({str(value) for value in values if value is not None})
     return found[0] if len(found) == 1 else found or None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
