@@ -46,7 +46,7 @@ def case_scores(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labels_only(cases: pd.DataFrame) -> pd.DataFrame:
-    if "label_id" not in cases:
+    if cases.empty or "label_id" not in cases:
         return cases
     single = ~cases["label_id"].str.contains("+", regex=False)
     return cases[single] if single.any() else cases
