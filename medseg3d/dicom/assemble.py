@@ -45,7 +45,8 @@ def _series(headers: Sequence[Header], key: str) -> Series:
     info = SeriesInfo(
         uid=head.series_uid,
         study_uid=head.study_uid,
-        patient=pseudonym(head.patient_id, key=key),
+        # Without an id, studies are not known to be of one patient.
+        patient=pseudonym(head.patient_id or head.study_uid, key=key),
         patient_id=head.patient_id,
         modality=head.modality,
         description=head.description,

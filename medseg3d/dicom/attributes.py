@@ -26,6 +26,7 @@ __all__ = [
     "Key",
     "first",
     "integer",
+    "is_block_of",
     "items",
     "number",
     "numbers",
@@ -149,6 +150,12 @@ def first(ds: Dataset, key: Key) -> Dataset:
     """The first item of a sequence, or an empty data set."""
     found = items(ds, key)
     return found[0] if found else Dataset()
+
+
+def is_block_of(ds: Dataset, tag: int, creator: str) -> bool:
+    """Whether the block that a private tag lies in is reserved by ``creator``, or by one that begins so."""
+    group, element = tag >> 16, tag & 0xFFFF
+    return text(ds, group << 16 | element >> 8).upper().startswith(creator.upper())
 
 
 def uid_name(uid: str) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from medseg3d.dicom.attributes import uid_name
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Frame, Header
 from medseg3d.dicom.grouping import Group, geometry_differences
@@ -19,7 +18,6 @@ __all__ = ["check_frames", "check_series"]
 ORTHOGONAL_TOLERANCE = 1e-3
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_LOSSY_SYNTAXES = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"}
 _EXPORT = "Export the series again from the archive."
 
 
@@ -34,6 +32,7 @@ def check_frames(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator
     yield from _not_a_volume(frames, headers)
     yield from _colour(frames)
     yield from _pixels(frames)
+    yield from _counts(headers)
     yield from _values(frames, headers)
     yield from _compression(headers)
     yield from _remarks(frames, headers)
@@ -125,6 +124,19 @@ def _pixels(frames: Sequence[Frame]) -> Iterator[Finding]:
         )
 
 
+def _counts(headers: Sequence[Header]) -> Iterator[Finding]:
+    """Multi-frame images that describe fewer frames than they hold."""
+    for header in headers:
+        layout, described = header.frames[0].layout, len(header.frames)
+        if header.frames[0].tile is None and header.frames[0].position_mm and described != layout.frames:
+            yield Finding(
+                "contradictory_tags",
+                "refusal",
+                f"{header.file.path.name} holds {layout.frames} frames (NumberOfFrames) but places {described}.",
+                _EXPORT,
+            )
+
+
 def _too_short(frame: Frame) -> bool:
     layout = frame.layout
     if layout.encapsulated:
@@ -162,13 +174,13 @@ def _values(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Find
 
 
 def _compression(headers: Sequence[Header]) -> Iterator[Finding]:
-    lossy = [h for h in headers if h.lossy or h.transfer_syntax in _LOSSY_SYNTAXES]
+    lossy = [h for h in headers if h.lossy]
     if lossy:
-        how = lossy[0].lossy or uid_name(lossy[0].transfer_syntax)
         yield Finding(
             "lossy_compression",
             "warning",
-            f"{len(lossy)} of {len(headers)} files were compressed with loss ({how}): values are not those measured.",
+            f"{len(lossy)} of {len(headers)} files were compressed with loss ({lossy[0].lossy}): their values are not "
+            "those measured.",
             "Use the original series for measurements, if there is one.",
         )
 
@@ -208,6 +220,9 @@ def check_series(groups: Sequence[Group], headers: Sequence[Header]) -> Iterator
     if len(patients) > 1:
         yield Finding("mixed_patients", "refusal", f"The series holds images of {len(patients)} patients.",
                       "Separate them by PatientID: two exports were mixed, or their UIDs collide.")  # fmt: skip
+    if not headers[0].series_uid:
+        yield Finding("missing_tag", "warning", f"SeriesInstanceUID is absent in {len(headers)} files: what looks like "
+                      "one series may be several.", _EXPORT)  # fmt: skip
     if len(references) > 1:
         yield Finding("mixed_frame_of_reference", "refusal", f"Slices are in {len(references)} frames of reference: "
                       "their positions cannot be compared.", "Convert with --split, one volume each.")  # fmt: skip

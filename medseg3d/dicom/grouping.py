@@ -123,9 +123,9 @@ def _split_repeats(frames: list[Frame]) -> list[_Split]:
         values = [frame.traits.get(name) for frame in frames]
         distinct = list(dict.fromkeys(values))
         if 1 < len(distinct) <= most and _separates(values, ids, distinct):
-            ranks = {value: rank for rank, value in enumerate(_in_order(name, distinct), 1)}
+            names = _names(name, distinct)
             return [
-                ((trait_label(name, value, ranks[value]), *labels), members, ranked)
+                ((names[value], *labels), members, ranked)
                 for value in distinct
                 for labels, members, ranked in _split_repeats(
                     [f for f, v in zip(frames, values, strict=True) if v == value]
@@ -141,6 +141,20 @@ def _separates(values: Sequence[Hashable], ids: np.ndarray, distinct: Sequence[H
         covered[value].add(position)
     total = sum(map(len, covered.values()))
     return min(map(len, covered.values())) > 1 and total > len(set(ids.tolist()))
+
+
+def _names(trait: str, values: Sequence[Hashable]) -> dict[Hashable, str]:
+    """A label for each value of a trait; an image type is named by the words that not all have."""
+    labels = {v: trait_label(trait, v, rank) for rank, v in enumerate(_in_order(trait, values), 1)}
+    if trait != "image_type" or not all(isinstance(v, tuple) for v in values):
+        return labels
+    common = set.intersection(*(set(v) for v in values))  # type: ignore[call-overload]
+    words = {v: "-".join(_slug(w) for w in v if w not in common)[:16].strip("-") for v in values}  # type: ignore[attr-defined]
+    return words if all(words.values()) and len(set(words.values())) == len(words) else labels
+
+
+def _slug(word: str) -> str:
+    return "".join(c for c in word.lower() if c.isalnum())
 
 
 def _in_order(name: str, values: Sequence[Hashable]) -> list[Hashable]:

@@ -11,9 +11,20 @@ from typing import BinaryIO
 import pydicom
 from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+    MediaStorageDirectoryStorage,
+)
 
-from medseg3d.dicom.attributes import PARSE_ERRORS, first, integer, items, number, numbers, text, texts, words
+from medseg3d.dicom.attributes import PARSE_ERRORS, first, integer, items, number, numbers, text, texts, uid_name, words
 from medseg3d.dicom.files import Inflated, Opener, is_dicom
 from medseg3d.dicom.frames import Frame, Header, PixelKeyword, PixelLayout, RealWorldMap
 from medseg3d.dicom.model import FileRef, SliceRef
@@ -99,7 +110,7 @@ def _read(ref: FileRef, stream: BinaryIO) -> Header | Other | Unreadable | None:
         series_number=integer(ds, "SeriesNumber"),
         transfer_syntax=layout.transfer_syntax,
         image_type=texts(ds, "ImageType"),
-        lossy=_lossy(ds),
+        lossy=_lossy(ds, layout.transfer_syntax),
         burned_in=text(ds, "BurnedInAnnotation"),
         unit=_unit(ds),
         padding=number(ds, "PixelPaddingValue", vr="SS" if layout.signed else "US"),
@@ -140,7 +151,7 @@ def _layout(ds: Dataset, stream: BinaryIO) -> PixelLayout | None:
         return None
     keyword, offset, length, undefined = located
     meta = getattr(ds, "file_meta", Dataset())
-    syntax = UID(text(meta, "TransferSyntaxUID") or ImplicitVRLittleEndian, validation_mode=IGNORE)
+    syntax = UID(text(meta, "TransferSyntaxUID") or _guessed_syntax(ds), validation_mode=IGNORE)
     bits = integer(ds, "BitsAllocated") or {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword, 16)
     stored = integer(ds, "BitsStored") or bits
     high_bit = integer(ds, "HighBit")
@@ -162,6 +173,14 @@ def _layout(ds: Dataset, stream: BinaryIO) -> PixelLayout | None:
         encapsulated=undefined or (not syntax.is_private and syntax.is_transfer_syntax and syntax.is_compressed),
         extended_offsets=tables if all(isinstance(t, bytes) for t in tables) else None,
     )
+
+
+def _guessed_syntax(ds: Dataset) -> str:
+    """Of a file without file meta information: uncompressed, in the encoding that pydicom found by trying."""
+    implicit, little = ds.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
 def _locate_pixels(ds: Dataset, stream: BinaryIO) -> tuple[PixelKeyword, int, int, bool] | None:
@@ -188,10 +207,17 @@ def _size(stream: BinaryIO) -> int:
     return stream.seek(0, 2)
 
 
-def _lossy(ds: Dataset) -> str:
+# These code streams always, or unless the image denies it, lose information.
+_LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
+_LOSSY_UNLESS_DENIED = {JPEG2000, HTJ2K}
+
+
+def _lossy(ds: Dataset, syntax: str) -> str:
     """How the image was compressed with loss, in words; "" where it was not."""
-    if text(ds, "LossyImageCompression") != "01":
-        return ""
+    flag = text(ds, "LossyImageCompression")
+    if flag != "01":
+        lost = syntax in _LOSSY or (syntax in _LOSSY_UNLESS_DENIED and flag != "00")
+        return uid_name(syntax) if lost else ""
     method, ratio = "/".join(texts(ds, "LossyImageCompressionMethod")), number(ds, "LossyImageCompressionRatio")
     return f"{method or 'method not given'}, {f'ratio {ratio:g}' if ratio else 'ratio not given'}"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medseg3d.dicom.attributes import PARSE_ERRORS, number, text, texts
+from medseg3d.dicom.attributes import PARSE_ERRORS, is_block_of, number, text, texts
 from medseg3d.dicom.frames import Frame
 
 __all__ = ["is_mosaic", "mosaic_frames"]
@@ -61,7 +61,7 @@ def _csa(ds: Dataset) -> tuple[int, Any]:
     """Number of tiles, and the slice normal or None, from the public copies or the CSA image header."""
     from nibabel.nicom import csareader
 
-    tiles = number(ds, 0x0019100A, vr="US")
+    tiles = number(ds, 0x0019100A, vr="US") if is_block_of(ds, 0x0019100A, "SIEMENS MR HEADER") else None
     try:
         header = csareader.get_csa_header(ds, "image")
         if header is None:

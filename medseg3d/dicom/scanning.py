@@ -90,7 +90,7 @@ def _annotated(other: Other, key: str) -> Annotated:
         study_uid=other.study_uid,
         description=other.description,
         referenced_series=other.referenced_series,
-        patient=pseudonym(other.patient_id, key=key),
+        patient=pseudonym(other.patient_id or other.study_uid, key=key),
         patient_id=other.patient_id,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from medseg3d.dicom.attributes import first, integer, items, number, numbers, text, texts
+from medseg3d.dicom.attributes import first, integer, is_block_of, items, number, numbers, text, texts
 from medseg3d.dicom.frames import Vector
 
 __all__ = ["RANKED", "TRAITS", "frame_traits", "trait_label"]
@@ -155,14 +155,13 @@ def _diffusion(lookup: _Lookup, ds: Dataset, own: Dataset, shared: Dataset) -> t
 
 
 def _private_diffusion(ds: Dataset) -> tuple[float | None, tuple[float, ...] | None]:
-    maker = text(ds, "Manufacturer").upper()
-    if "SIEMENS" in maker:
+    if is_block_of(ds, 0x0019100C, "SIEMENS MR HEADER"):
         return number(ds, 0x0019100C, vr="IS"), numbers(ds, 0x0019100E, vr="FD")
-    if "PHILIPS" in maker:
+    if is_block_of(ds, 0x20011003, "Philips Imaging DD 001"):
         directions = [number(ds, tag, vr="FL") for tag in (0x200510B0, 0x200510B1, 0x200510B2)]
         known = all(d is not None for d in directions)
         return number(ds, 0x20011003, vr="FL"), tuple(d for d in directions if d is not None) if known else None
-    if maker.startswith("GE"):
+    if is_block_of(ds, 0x00431039, "GEMS_PARM_01"):
         # The first of four numbers; above 1e9 it carries a flag. Directions are in the scanner's own axes: left out.
         b_value = number(ds, 0x00431039, vr="IS")
         return (None if b_value is None else b_value % 1_000_000_000), None

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000, JPEGLSNearLossless, generate_uid
 from synthetic_series import SyntheticSeries, codes
 
 from medseg3d.dicom import Finding, Stack, read_series, read_stack, scan
@@ -253,3 +254,37 @@ def test_parts_that_share_no_grid(tmp_path: Path, values: dict[str, Any], code: 
     assert message in finding.message
     assert "--split" in finding.remedy
     assert [(s.label, len(s.frames)) for s in series.stacks] == [("part1", 3), ("part2", 3)]
+
+
+def test_a_lossy_transfer_syntax_is_named_without_the_attribute(tmp_path: Path) -> None:
+    def edit(ds: Dataset, k: int) -> None:
+        ds.file_meta.TransferSyntaxUID = JPEGLSNearLossless
+        ds.PixelData = encapsulate([bytes(64)])
+        ds["PixelData"].is_undefined_length = True
+
+    finding = the(found(tmp_path, edit), "lossy_compression")
+    assert "6 of 6 files were compressed with loss (JPEG-LS Lossy (Near-Lossless) Image Compression)" in finding.message
+
+
+@pytest.mark.parametrize(("flag", "lossy"), [("00", False), (None, True)])
+def test_jpeg_2000_is_lossy_unless_the_image_denies_it(tmp_path: Path, flag: str | None, lossy: bool) -> None:
+    def edit(ds: Dataset, k: int) -> None:
+        ds.file_meta.TransferSyntaxUID = JPEG2000
+        ds.LossyImageCompression = flag
+        ds.PixelData = encapsulate([bytes(64)])
+        ds["PixelData"].is_undefined_length = True
+
+    stack = found(tmp_path, edit)
+    assert ("lossy_compression" in [f.code for f in stack.findings]) == lossy
+
+
+def test_series_without_a_uid_are_named(tmp_path: Path) -> None:
+    SyntheticSeries().write(tmp_path, put(SeriesInstanceUID=""))
+    (series,) = scan(tmp_path).series
+    assert "SeriesInstanceUID is absent in 6 files" in series.findings[0].message
+
+
+def test_patients_without_an_id_are_told_apart_by_their_study(tmp_path: Path) -> None:
+    for n in range(2):
+        SyntheticSeries().write(tmp_path / str(n), put(PatientID=""))
+    assert len({series.patient for series in scan(tmp_path).series}) == 2

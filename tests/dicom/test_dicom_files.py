@@ -103,6 +103,16 @@ def test_files_without_preamble_and_file_meta_information(tmp_path: Path, explic
     assert_array_equal(read_series(tmp_path).voxels, truth.values)
 
 
+def test_big_endian_without_file_meta_information(tmp_path: Path) -> None:
+    truth = SyntheticSeries()
+    for k in range(truth.slices):
+        dataset = truth.dataset(k)
+        del dataset.file_meta
+        dataset.PixelData = truth.stored[k].astype(">u2").tobytes()
+        dataset.save_as(tmp_path / f"{k}", implicit_vr=False, little_endian=False)
+    assert_array_equal(read_series(tmp_path).voxels, truth.values)
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DicomError, match=r"nowhere: no such file or folder\."):
         scan(tmp_path / "nowhere")

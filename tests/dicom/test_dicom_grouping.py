@@ -72,7 +72,7 @@ def test_what_differs_from_slice_to_slice_splits_no_volume(tmp_path: Path, value
         ([{"TemporalPositionIdentifier": 1}, {"TemporalPositionIdentifier": 2}], ["t001", "t002"]),
         ([{"AcquisitionNumber": 7}, {"AcquisitionNumber": 8}], ["a1", "a2"]),
         ([{"DiffusionBValue": 0.0}, {"DiffusionBValue": 1000.0}], ["b0", "b1000"]),
-        ([{"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}], ["i1", "i2"]),
+        ([{"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}], ["m", "p"]),
         ([{"ConvolutionKernel": "B30f"}, {"ConvolutionKernel": "B70f"}], ["b30f", "b70f"]),
         ([{"InversionTime": 300}, {"InversionTime": 900}], ["ti1", "ti2"]),
         ([{"FrameReferenceTime": 0}, {"FrameReferenceTime": 60000}], ["t001", "t002"]),
@@ -240,3 +240,48 @@ def test_a_mosaic_without_its_private_header_is_refused(tmp_path: Path) -> None:
     (stack,) = only_series(tmp_path).stacks
     assert "This is a Siemens mosaic whose private header is gone" in stack.findings[0].message
     assert codes(stack.findings) == ["missing_tag", "not_a_volume"]
+
+
+def test_frames_that_the_functional_groups_leave_out_are_missed(tmp_path: Path) -> None:
+    ds = enhanced(SyntheticSeries(), 1)
+    del ds.PerFrameFunctionalGroupsSequence[-2:]
+    ds.save_as(tmp_path / "enhanced", enforce_file_format=True)
+    (stack,) = only_series(tmp_path).stacks
+    assert codes(stack.findings) == ["contradictory_tags"]
+    assert "enhanced holds 6 frames (NumberOfFrames) but places 4." in stack.findings[0].message
+
+
+PRIVATE_DIFFUSION = {
+    "SIEMENS": [
+        (0x0019, "SIEMENS MR HEADER", 0x0C, "IS", "800"),
+        (0x0019, "SIEMENS MR HEADER", 0x0E, "FD", [0, 0.6, 0.8]),
+    ],
+    "GE MEDICAL SYSTEMS": [(0x0043, "GEMS_PARM_01", 0x39, "IS", [1000000800, 8, 0, 0])],
+    "Philips": [
+        (0x2001, "Philips Imaging DD 001", 0x03, "FL", 800.0),
+        (0x2005, "Philips MR Imaging DD 001", 0xB0, "FL", 0.0),
+        (0x2005, "Philips MR Imaging DD 001", 0xB1, "FL", 0.6),
+        (0x2005, "Philips MR Imaging DD 001", 0xB2, "FL", 0.8),
+    ],
+}
+
+
+@pytest.mark.parametrize("maker", PRIVATE_DIFFUSION)
+def test_private_diffusion_weighting(tmp_path: Path, maker: str) -> None:
+    def edit(ds: Dataset, k: int) -> None:
+        ds.Manufacturer = maker
+        for group, creator, element, vr, value in PRIVATE_DIFFUSION[maker]:
+            ds.private_block(group, creator, create=True).add_new(element, vr, value)
+
+    SyntheticSeries().write(tmp_path, edit)
+    frame = only_series(tmp_path).stacks[0].frames[0]
+    assert frame.b_value == 800
+    assert frame.gradient == (None if maker.startswith("GE") else pytest.approx((0, 0.6, 0.8)))
+
+
+def test_private_numbers_of_another_owner_are_left_alone(tmp_path: Path) -> None:
+    def edit(ds: Dataset, k: int) -> None:
+        ds.private_block(0x0019, "SOMEONE ELSE", create=True).add_new(0x0C, "IS", "800")
+
+    SyntheticSeries().write(tmp_path, edit)
+    assert only_series(tmp_path).stacks[0].frames[0].b_value is None
