@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medseg3d.datalist.cases import CaseFacts, Finding, Part, Severity, inspect_case
 from medseg3d.datalist.model import Case, DataList, shorten
 
-__all__ = ["CheckReport", "check_datalist", "inspect_cases", "mapped"]
+__all__ = ["CheckReport", "check_datalist", "inspect_cases", "leaks", "mapped"]
 
 Progress = Callable[[int, int], None]
 """Called with how many cases are done, and how many there are."""
@@ -106,7 +106,7 @@ def check_datalist(datalist: DataList, *, workers: int | None = None, progress: 
     inspected = inspect_cases(datalist, workers=workers, progress=progress)
     cases = tuple(facts for facts, _ in inspected)
     findings = [finding for _, found in inspected for finding in found]
-    findings += [*_shared_patients(datalist), *_duplicates(datalist, cases), *_missing_labels(datalist, cases)]
+    findings += [*leaks(datalist, cases), *_missing_labels(datalist, cases)]
     findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
     return CheckReport(datalist=datalist, cases=cases, findings=tuple(findings))
 
@@ -135,6 +135,12 @@ def mapped(
             if progress is not None:
                 progress(len(results), len(items))
     return results
+
+
+def leaks(datalist: DataList, cases: Iterable[CaseFacts]) -> Iterator[Finding]:
+    """What training would give away of the data that validates or tests it: shared patients, one image twice."""
+    yield from _shared_patients(datalist)
+    yield from _duplicates(datalist, cases)
 
 
 def _shared_patients(datalist: DataList) -> Iterator[Finding]:

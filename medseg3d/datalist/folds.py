@@ -11,7 +11,7 @@ from typing import TypeVar
 from medseg3d.datalist.model import Case, DataList, shorten
 from medseg3d.errors import DataListError, UsageError
 
-__all__ = ["check_can_split", "check_folds", "split"]
+__all__ = ["check_can_split", "check_folds", "divide", "split"]
 
 T = TypeVar("T")
 Trait = tuple[int, bool]
@@ -59,8 +59,27 @@ def split(
             listed under two patients, or a case that ``presence`` or ``contents`` lacks.
     """
     check_can_split(datalist, folds=folds, replace_existing=replace_existing)
+    return divide(datalist, shares=(1.0,) * folds, seed=seed, presence=presence, contents=contents)
+
+
+def divide(
+    datalist: DataList,
+    *,
+    shares: Sequence[float],
+    seed: int = 0,
+    presence: Mapping[str, frozenset[int]] | None = None,
+    contents: Mapping[str, tuple[str, ...]] | None = None,
+) -> DataList:
+    """Give every training case a fold, as ``split`` does, where fold i holds ``shares[i]`` of the cases.
+
+    Shares are relative to each other, as in 70, 15, 15; folds that exist are replaced.
+
+    Raises:
+        DataListError: fewer patients than shares, or one image that is listed under two patients.
+    """
+    check_can_split(datalist, folds=len(shares), replace_existing=True)
     _refuse_shared_images(datalist, _image_keys(datalist, contents))
-    fold_of = _assign(_patients(datalist, presence), folds=folds, seed=seed)
+    fold_of = _assign(_patients(datalist, presence), shares=shares, seed=seed)
     training = tuple(replace(case, fold=fold_of[case.patient]) for case in datalist.training)
     return replace(datalist, training=training)
 
@@ -155,19 +174,21 @@ def _looked_up(known: Mapping[str, T], case: Case, what: str) -> T:
     return known[case.case]
 
 
-def _assign(patients: Sequence[_Patient], *, folds: int, seed: int) -> dict[str, int]:
+def _assign(patients: Sequence[_Patient], *, shares: Sequence[float], seed: int) -> dict[str, int]:
     totals: Counter[Trait] = Counter()
     for patient in patients:
         totals.update(patient.traits)
     all_cases = sum(patient.cases for patient in patients)
     largest = max(patient.cases for patient in patients)
-    sizes = [0] * folds
-    loads: list[Counter[Trait]] = [Counter() for _ in range(folds)]
+    folds = range(len(shares))
+    sizes = [0] * len(shares)
+    loads: list[Counter[Trait]] = [Counter() for _ in folds]
     fold_of: dict[str, int] = {}
     for patient in _rarest_first(patients, totals, seed):
-        # Keeps the bound on sizes; the smallest fold is always allowed.
-        allowed = [f for f in range(folds) if sizes[f] + patient.cases <= min(sizes) + largest]
-        _, chosen = min((_crowding(patient, sizes[f] / all_cases**2, loads[f], totals), f) for f in allowed)
+        # Keeps the bound on sizes; the fold that is least filled is always allowed, whatever the division rounds to.
+        filled = min(sizes[f] / shares[f] for f in folds) + 1e-9
+        allowed = [f for f in folds if sizes[f] + patient.cases <= filled * shares[f] + largest]
+        _, chosen = min((_crowding(patient, sizes[f] / all_cases**2, loads[f], totals) / shares[f], f) for f in allowed)
         fold_of[patient.name] = chosen
         sizes[chosen] += patient.cases
         loads[chosen].update(patient.traits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from medseg3d.datalist.model import Case, DataList
 from medseg3d.datalist.reading import read_datalist
 from medseg3d.errors import DataListError, UsageError
 
-__all__ = ["testing_items", "training_items", "validation_items"]
+__all__ = ["ALL_FOLDS", "testing_items", "training_items", "validation_items", "with_folds"]
 
 ALL_FOLDS = -1
 """As ``fold``: train on every case and hold out none."""
@@ -58,18 +58,29 @@ testing_items.__test__ = False  # type: ignore[attr-defined]  # pytest collects 
 def _items(
     path: str | Path, wanted: Callable[[Case], bool], *, fold: int, folds: int, seed: int
 ) -> list[dict[str, Any]]:
-    datalist = _with_folds(read_datalist(path), fold=fold, folds=folds, seed=seed)
+    datalist = with_folds(read_datalist(path), fold=fold, folds=folds, seed=seed)
     return [_item(case) for case in datalist.training if wanted(case)]
 
 
-def _with_folds(datalist: DataList, *, fold: int, folds: int, seed: int) -> DataList:
+def with_folds(
+    datalist: DataList,
+    *,
+    fold: int,
+    folds: int,
+    seed: int,
+    presence: Mapping[str, frozenset[int]] | None = None,
+) -> DataList:
+    """The list with folds, made where it has none and ``fold`` asks for one, and good to hold ``fold`` out.
+
+    ``presence`` balances folds that are made, as in ``split``. Errors are those of ``training_items``.
+    """
     if not datalist.training:
         raise DataListError(f"{datalist.path} has no training cases, only {len(datalist.testing)} for testing.")
     if fold == ALL_FOLDS:
         return datalist
     if not datalist.folds:
         _announce(datalist.path, folds, seed)
-        datalist = split(datalist, folds=folds, seed=seed)
+        datalist = split(datalist, folds=folds, seed=seed, presence=presence)
     check_folds(datalist)
     _check_fold(datalist, fold)
     return datalist

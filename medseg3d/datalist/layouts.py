@@ -11,7 +11,7 @@ from medseg3d.datalist.model import shorten
 from medseg3d.errors import DataListError
 from medseg3d.volume import SUFFIXES, case_name
 
-__all__ = ["Files", "Layout", "channel_names", "find_layout", "volumes_in"]
+__all__ = ["Files", "Layout", "channel_names", "find_layout", "match_files", "volumes_in"]
 
 LABEL_FOLDERS = ("labels", "masks", "segmentations", "label", "mask", "seg", "annotations")
 IMAGE_FOLDERS = ("images", "image", "imgs", "volumes")
@@ -50,7 +50,7 @@ def find_layout(folder: Path, channels: Sequence[str]) -> Layout:
     images = [subfolders[name] for name in IMAGE_FOLDERS if name in subfolders]
     labels = [subfolders[name] for name in LABEL_FOLDERS if name in subfolders]
     if len(images) == 1 and len(labels) == 1:
-        return Layout(training=_matched(volumes_in(images[0]), volumes_in(labels[0]), channels, folder))
+        return Layout(training=match_files(volumes_in(images[0]), volumes_in(labels[0]), channels, folder))
     if len(images) > 1 or len(labels) > 1:
         names = ", ".join(child.name for child in (*images, *labels))
         raise DataListError(f"{folder} has several folders of images or of labels ({names}): keep one of each.")
@@ -69,11 +69,11 @@ def _decathlon(folder: Path, subfolders: Mapping[str, Path], channels: Sequence[
         raise DataListError(f"{folder} has imagesTr but no labelsTr: training needs the label maps.")
     images, labels = volumes_in(subfolders["imagestr"]), volumes_in(subfolders["labelstr"])
     numbered = _are_numbered(images, labels)
-    training = _matched(images, labels, channels, folder, numbered=numbered)
+    training = match_files(images, labels, channels, folder, numbered=numbered)
     if "imagests" not in subfolders or not (images := volumes_in(subfolders["imagests"])):
         return Layout(training=training)
     labels = volumes_in(subfolders["labelsts"]) if "labelsts" in subfolders else []
-    return Layout(training=training, testing=_matched(images, labels, channels, folder, numbered=numbered))
+    return Layout(training=training, testing=match_files(images, labels, channels, folder, numbered=numbered))
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -89,7 +89,7 @@ def volumes_in(folder: Path) -> list[Path]:
 # Images and labels in two folders ------------------------------------------------------------------------------------
 
 
-def _matched(
+def match_files(
     images: Sequence[Path],
     labels: Sequence[Path],
     channels: Sequence[str],

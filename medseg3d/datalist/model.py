@@ -12,7 +12,7 @@ from typing import Any
 
 from medseg3d.errors import DataListError
 
-__all__ = ["Case", "DataList", "absolute", "shorten", "to_json", "write_datalist", "write_json"]
+__all__ = ["Case", "DataList", "absolute", "relative", "shorten", "to_json", "write_datalist", "write_json"]
 
 
 @dataclass(frozen=True)
@@ -183,20 +183,21 @@ def to_json(datalist: DataList, *, folder: Path) -> dict[str, Any]:
 
 
 def _case_to_json(case: Case, folder: Path) -> dict[str, Any]:
-    images = [_relative(path, folder) for path in case.image]
+    images = [relative(path, folder) for path in case.image]
     values: dict[str, Any] = {
         "case": case.case,
         "patient": case.patient,
         "image": images[0] if len(images) == 1 else images,
     }
     if case.label is not None:
-        values["label"] = _relative(case.label, folder)
+        values["label"] = relative(case.label, folder)
     if case.fold is not None:
         values["fold"] = case.fold
     return values
 
 
-def _relative(path: Path, folder: Path) -> str:
+def relative(path: Path, folder: Path) -> str:
+    """``path`` as seen from ``folder``, with slashes; the whole path where none leads there."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # another drive on Windows: no relative path leads there

@@ -14,7 +14,7 @@ from medseg3d.datalist.model import Case, DataList, absolute, shorten
 from medseg3d.errors import DataListError
 from medseg3d.volume import SUFFIXES, case_name
 
-__all__ = ["common_name", "read_datalist"]
+__all__ = ["common_name", "kind_of", "load_json", "read_datalist"]
 
 BACKGROUND_NAMES = frozenset({"background", "bg", "back", "none", "unlabeled", "unlabelled", "clear label"})
 ENTRY_KEYS = ("case", "patient", "image", "label", "fold")
@@ -32,7 +32,7 @@ def read_datalist(path: str | Path) -> DataList:
         DataListError: the file is missing or malformed; the message names the entry and what to do.
     """
     path = absolute(path)
-    values = _load_json(path)
+    values = load_json(path)
     labels, regions = _labels(values, path)
     training = _training_entries(values, path)
     testing = _testing_entries(values, path)
@@ -71,7 +71,12 @@ def common_name(images: Sequence[str | Path]) -> str:
 # The file ------------------------------------------------------------------------------------------------------------
 
 
-def _load_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, whatever its keys are.
+
+    Raises:
+        DataListError: the file is missing, unreadable, no JSON, no object, or has a key twice in one place.
+    """
     if path.is_dir():
         raise DataListError(f"{path} is a folder: name the file in it, or make one with `medseg3d datalist build`.")
     try:
@@ -91,7 +96,7 @@ def _load_json(path: Path) -> dict[str, Any]:
     except _RepeatedKeyError as error:
         raise DataListError(f"{path}: the key {error} stands twice in one place: remove or rename one.") from None
     if not isinstance(values, dict):
-        raise DataListError(f"{path} holds {_kind(values)}, a data list is an object with labels and training.")
+        raise DataListError(f"{path} holds {kind_of(values)}, a data list is an object with labels and training.")
     return values
 
 
@@ -107,7 +112,12 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words.
+
+    >>> kind_of([1, 2])
+    'a list'
+    """
     kinds = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
     return kinds.get(type(value), "null")
 
@@ -115,7 +125,7 @@ def _kind(value: Any) -> str:
 def _text(values: Mapping[str, Any], key: str, path: Path) -> str:
     value = values.get(key, "")
     if not isinstance(value, str):
-        raise DataListError(f"{path}: {key!r} is {_kind(value)}, it must be text.")
+        raise DataListError(f"{path}: {key!r} is {kind_of(value)}, it must be text.")
     return value
 
 
@@ -129,7 +139,7 @@ def _labels(values: Mapping[str, Any], path: Path) -> tuple[dict[str, int], dict
             f'{path} does not say what its labels mean: add for example "labels": {{"liver": 1, "spleen": 2}}.'
         )
     if not isinstance(spelled, dict):
-        raise DataListError(f'{path}: "labels" is {_kind(spelled)}, it must be an object such as {{"liver": 1}}.')
+        raise DataListError(f'{path}: "labels" is {kind_of(spelled)}, it must be an object such as {{"liver": 1}}.')
     named = _by_name(spelled, path)
     if "ignore" in {name.lower() for name in named}:
         raise DataListError(
@@ -248,7 +258,7 @@ def _testing_entries(values: Mapping[str, Any], path: Path) -> list[dict[str, An
 def _entries(values: Mapping[str, Any], part: str, path: Path) -> list[dict[str, Any]]:
     entries = values.get(part) or []
     if not isinstance(entries, list):
-        raise DataListError(f"{path}: {part!r} is {_kind(entries)}, it must be a list of cases.")
+        raise DataListError(f"{path}: {part!r} is {kind_of(entries)}, it must be a list of cases.")
     if part == "training":
         return [_checked_keys(entry, f"{part}[{i}]", path) for i, entry in enumerate(entries)]
     # MSD lists its test images as plain strings.
@@ -259,7 +269,7 @@ def _entries(values: Mapping[str, Any], part: str, path: Path) -> list[dict[str,
 def _checked_keys(entry: Any, where: str, path: Path) -> dict[str, Any]:
     """Refuse a key that is one of ours misspelt: a lost ``patient`` would let folds share patients."""
     if not isinstance(entry, dict):
-        raise DataListError(f'{path}: {where} is {_kind(entry)}, it must be an object with "image" and "label".')
+        raise DataListError(f'{path}: {where} is {kind_of(entry)}, it must be an object with "image" and "label".')
     for key in entry:
         if key in ENTRY_KEYS:
             continue
