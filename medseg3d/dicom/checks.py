@@ -18,6 +18,11 @@ __all__ = ["check_frames", "check_series"]
 ORTHOGONAL_TOLERANCE = 1e-3
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+# From a hundredth of what microscopes resolve to ten metres.
+_SPACINGS_MM = (1e-6, 1e4)
+# float32 holds values to 3e38; no measured quantity comes near.
+_GREATEST_FACTOR = 1e30
+
 _EXPORT = "Export the series again from the archive."
 
 
@@ -42,7 +47,7 @@ def _required(frames: Sequence[Frame]) -> Iterator[Finding]:
     needed = {
         "ImagePositionPatient": [f.position_mm is None for f in frames],
         "ImageOrientationPatient": [f.row is None for f in frames],
-        "PixelSpacing": [f.spacing_mm is None or min(f.spacing_mm) <= 0 for f in frames],
+        "PixelSpacing": [f.spacing_mm is None or not _possible(*f.spacing_mm) for f in frames],
     }
     for keyword, lacks in needed.items():
         if any(lacks):
@@ -62,6 +67,10 @@ def _required(frames: Sequence[Frame]) -> Iterator[Finding]:
             f"{_list((*bad[0].row, *bad[0].column))}.",  # type: ignore[misc]
             _EXPORT,
         )
+
+
+def _possible(*lengths_mm: float) -> bool:
+    return all(_SPACINGS_MM[0] < length < _SPACINGS_MM[1] for length in lengths_mm)
 
 
 def _orthonormal(frame: Frame) -> bool:
@@ -160,10 +169,15 @@ def _values(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Find
     if len(units) > 1:
         yield Finding("mixed_units", "refusal", f"Slices are in different units: {', '.join(sorted(units)) or 'none'}.",
                       _EXPORT)  # fmt: skip
-    zero = sum(f.slope == 0 for f in frames)
-    if zero:
-        yield Finding("contradictory_tags", "refusal", f"RescaleSlope is 0 in {zero} of {len(frames)} slices: every "
-                      "value would be the same.", _EXPORT)  # fmt: skip
+    odd = [f for f in frames if not 0 < abs(f.slope) < _GREATEST_FACTOR or abs(f.intercept) > _GREATEST_FACTOR]
+    if odd:
+        yield Finding(
+            "contradictory_tags",
+            "refusal",
+            f"RescaleSlope is {odd[0].slope:g} and RescaleIntercept {odd[0].intercept:g} in {len(odd)} of "
+            f"{len(frames)} slices: no values result.",
+            _EXPORT,
+        )
     maps = {(f.real_world.slope, f.real_world.intercept, f.real_world.unit) for f in frames if f.real_world}
     used = {(f.slope, f.intercept) for f in frames}
     other = [m for m in maps if not any(np.allclose(m[:2], u, rtol=1e-6, atol=1e-9) for u in used)]

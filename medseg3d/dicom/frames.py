@@ -131,7 +131,6 @@ class Header:
     padding: float | None
     imager_spacing_mm: tuple[float, ...] | None
     modality_lut: bool
-    file_bytes: int
     frames: tuple[Frame, ...]
     study_description: str = ""
 

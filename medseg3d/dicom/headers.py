@@ -9,15 +9,10 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import pydicom
-from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
-    UID,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLSNearLossless,
@@ -25,8 +20,9 @@ from pydicom.uid import (
 )
 
 from medseg3d.dicom.attributes import PARSE_ERRORS, first, integer, items, number, numbers, text, texts, uid_name, words
-from medseg3d.dicom.files import Inflated, Opener, is_dicom
-from medseg3d.dicom.frames import Frame, Header, PixelKeyword, PixelLayout, RealWorldMap
+from medseg3d.dicom.files import Opener, is_dicom
+from medseg3d.dicom.frames import Frame, Header, PixelLayout, RealWorldMap
+from medseg3d.dicom.layout import pixel_layout
 from medseg3d.dicom.model import FileRef, SliceRef
 from medseg3d.dicom.mosaic import is_mosaic, mosaic_frames
 from medseg3d.dicom.traits import frame_traits
@@ -35,12 +31,6 @@ from medseg3d.errors import DicomError
 __all__ = ["FILE_ERRORS", "Other", "Unreadable", "read_file", "reason_of"]
 
 FILE_ERRORS = (*PARSE_ERRORS, DicomError, zipfile.BadZipFile, zlib.error)
-
-_PIXEL_KEYWORDS: dict[int, PixelKeyword] = {
-    0x7FE00010: "PixelData",
-    0x7FE00008: "FloatPixelData",
-    0x7FE00009: "DoubleFloatPixelData",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +54,12 @@ class Other:
     description: str
     referenced_series: tuple[str, ...] = ()
     patient_id: str = field(repr=False, default="")
+
+
+_CUT_SHORT = "without pixel data: the file is cut short or holds the header alone"
+
+# No scanner is a kilometre wide: a coordinate beyond it is damage.
+_FARTHEST_MM = 1e6
 
 
 def read_file(ref: FileRef, opener: Opener) -> Header | Other | Unreadable | None:
@@ -92,11 +88,14 @@ def _read(ref: FileRef, stream: BinaryIO) -> Header | Other | Unreadable | None:
     sop_class, sop_uid = text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID")
     if not sop_class and not sop_uid and not text(ds, "SeriesInstanceUID"):
         return Unreadable(ref, "neither SOPClassUID, SOPInstanceUID nor SeriesInstanceUID: not a DICOM object")
-    if text(ds, "Modality") in ("SEG", "RTSTRUCT") or "Rows" not in ds or "Columns" not in ds:
+    if text(ds, "Modality") in ("SEG", "RTSTRUCT"):
         return _other(ref, ds)
-    layout = _layout(ds, stream)
+    if "Rows" not in ds or "Columns" not in ds:
+        cut = uid_name(sop_class).endswith("Image Storage") or not text(ds, "SeriesInstanceUID")
+        return Unreadable(ref, f"an image {_CUT_SHORT}") if cut else _other(ref, ds)
+    layout = pixel_layout(ds, stream)
     if layout is None:
-        return Unreadable(ref, "an image without pixel data: the file is cut short or holds the header alone")
+        return Unreadable(ref, f"an image {_CUT_SHORT}")
     return Header(
         file=ref,
         sop_class_uid=sop_class,
@@ -116,7 +115,6 @@ def _read(ref: FileRef, stream: BinaryIO) -> Header | Other | Unreadable | None:
         padding=number(ds, "PixelPaddingValue", vr="SS" if layout.signed else "US"),
         imager_spacing_mm=numbers(ds, "ImagerPixelSpacing"),
         modality_lut=bool(items(ds, "ModalityLUTSequence")),
-        file_bytes=_size(stream),
         frames=_frames(ref, ds, layout),
         study_description=words(ds, "StudyDescription"),
     )
@@ -143,68 +141,6 @@ def _referenced_series(ds: Dataset) -> tuple[str, ...]:
         for study in items(frame, "RTReferencedStudySequence"):
             found += [text(item, "SeriesInstanceUID") for item in items(study, "RTReferencedSeriesSequence")]
     return tuple(dict.fromkeys(uid for uid in found if uid))
-
-
-def _layout(ds: Dataset, stream: BinaryIO) -> PixelLayout | None:
-    located = _locate_pixels(ds, stream)
-    if located is None:
-        return None
-    keyword, offset, length, undefined = located
-    meta = getattr(ds, "file_meta", Dataset())
-    syntax = UID(text(meta, "TransferSyntaxUID") or _guessed_syntax(ds), validation_mode=IGNORE)
-    bits = integer(ds, "BitsAllocated") or {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword, 16)
-    stored = integer(ds, "BitsStored") or bits
-    high_bit = integer(ds, "HighBit")
-    tables = (ds.get("ExtendedOffsetTable"), ds.get("ExtendedOffsetTableLengths"))
-    return PixelLayout(
-        rows=integer(ds, "Rows") or 0,
-        columns=integer(ds, "Columns") or 0,
-        samples=integer(ds, "SamplesPerPixel") or 1,
-        frames=max(integer(ds, "NumberOfFrames") or 1, 1),
-        photometric=text(ds, "PhotometricInterpretation"),
-        bits_allocated=bits,
-        bits_stored=stored,
-        high_bit=stored - 1 if high_bit is None else high_bit,
-        signed=integer(ds, "PixelRepresentation") == 1,
-        keyword=keyword,
-        transfer_syntax="1.2.840.10008.1.2.1.99" if isinstance(stream, Inflated) else str(syntax),
-        offset=offset,
-        length=length,
-        encapsulated=undefined or (not syntax.is_private and syntax.is_transfer_syntax and syntax.is_compressed),
-        extended_offsets=tables if all(isinstance(t, bytes) for t in tables) else None,
-    )
-
-
-def _guessed_syntax(ds: Dataset) -> str:
-    """Of a file without file meta information: uncompressed, in the encoding that pydicom found by trying."""
-    implicit, little = ds.original_encoding
-    if implicit:
-        return ImplicitVRLittleEndian
-    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-
-
-def _locate_pixels(ds: Dataset, stream: BinaryIO) -> tuple[PixelKeyword, int, int, bool] | None:
-    """Keyword, offset, length in the file, and whether the length is undefined, of the pixel data element."""
-    implicit, little = ds.original_encoding
-    order = "little" if little else "big"
-    start = stream.tell()
-    head = stream.read(12)
-    size = _size(stream)
-    if len(head) < 8:
-        return None
-    group, element = int.from_bytes(head[:2], order), int.from_bytes(head[2:4], order)  # type: ignore[arg-type]
-    keyword = _PIXEL_KEYWORDS.get(group << 16 | element)
-    if keyword is None:
-        return None
-    skip = 8 if implicit else 12
-    length = int.from_bytes(head[skip - 4 : skip], order)  # type: ignore[arg-type]
-    offset = start + skip
-    available = max(size - offset, 0)
-    return keyword, offset, min(length, available), length == 0xFFFFFFFF
-
-
-def _size(stream: BinaryIO) -> int:
-    return stream.seek(0, 2)
 
 
 # These code streams always, or unless the image denies it, lose information.
@@ -287,7 +223,7 @@ def _frame(ref: FileRef, ds: Dataset, layout: PixelLayout, frame: int | None, ow
         layout=layout,
         rows=layout.rows,
         columns=layout.columns,
-        position_mm=position if position and len(position) == 3 else None,
+        position_mm=position if position and len(position) == 3 and max(map(abs, position)) < _FARTHEST_MM else None,
         row=orientation[:3] if orientation and len(orientation) == 6 else None,
         column=orientation[3:] if orientation and len(orientation) == 6 else None,
         spacing_mm=spacing if spacing and len(spacing) == 2 else None,

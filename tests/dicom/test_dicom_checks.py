@@ -147,10 +147,20 @@ def test_skewed_directions_are_refused(tmp_path: Path) -> None:
     assert "not two unit vectors at a right angle: 1, 0, 0, 0.5, 0.9, 0" in the(stack, "contradictory_tags").message
 
 
-def test_slope_zero_is_refused(tmp_path: Path) -> None:
-    assert (
-        "RescaleSlope is 0 in 6 of 6 slices" in the(found(tmp_path, put(RescaleSlope=0)), "contradictory_tags").message
-    )
+@pytest.mark.parametrize("slope", [0, 1e31])
+def test_an_impossible_slope_is_refused(tmp_path: Path, slope: float) -> None:
+    finding = the(found(tmp_path, put(RescaleSlope=slope)), "contradictory_tags")
+    assert f"RescaleSlope is {slope:g} and RescaleIntercept -1024 in 6 of 6 slices" in finding.message
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"PixelSpacing": [0, 1]}, {"PixelSpacing": [1, 1e5]}, {"ImagePositionPatient": [0, 0, "1e300"]}],
+    ids=str,
+)
+def test_an_impossible_geometry_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
+    (keyword,) = values
+    assert the(found(tmp_path, put(**values)), "missing_tag").message.startswith(f"{keyword} is absent or not usable")
 
 
 def test_colours_are_refused(tmp_path: Path) -> None:

@@ -121,7 +121,15 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_an_image_without_pixels_is_unreadable(tmp_path: Path) -> None:
     SyntheticSeries().write(tmp_path, lambda ds, k: delattr(ds, "PixelData"), only=[0])
     (unreadable,) = scan(tmp_path).unreadable
-    assert "an image without pixel data: the file is cut short" in unreadable.reason
+    assert unreadable.reason == "an image without pixel data: the file is cut short or holds the header alone"
+
+
+@pytest.mark.parametrize("kept_bytes", [400, 600, 800])
+def test_a_file_that_ends_in_its_header_is_unreadable(tmp_path: Path, kept_bytes: int) -> None:
+    (file,) = SyntheticSeries().write(tmp_path, only=[0])
+    file.write_bytes(file.read_bytes()[:kept_bytes])
+    (unreadable,) = scan(tmp_path).unreadable
+    assert unreadable.reason
 
 
 def deflated(truth: SyntheticSeries, k: int, tail: bytes) -> bytes:
