@@ -61,7 +61,8 @@ def _unique(cases: pd.DataFrame) -> pd.DataFrame:
 
 def _metric(key: str) -> dict[str, Any]:
     text = metric_text(key)
-    return {"key": key, "title": text.title, "heading": text.heading, "unit": text.unit, "digits": text.digits}
+    return {"key": key, "title": text.title, "heading": text.heading, "unit": text.unit, "digits": text.digits,
+            "share": text.better == "higher"}  # fmt: skip
 
 
 def _value(value: Any) -> float | str | None:

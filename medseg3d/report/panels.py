@@ -141,13 +141,20 @@ def _image(image: NDArray[Any], budget: Budget) -> Mapping[str, Any]:
 
 
 def _centre(grid: Grid) -> list[int]:
-    """The slices to begin with: along each axis the one where most voxels are labelled differently.
+    """The slices to begin with: along each axis the one where the maps differ most.
 
-    Without a difference, the one with most of the label; the middle where nothing is labelled.
+    A voxel counts by its share of its structure, so that a small one that is missed outweighs the rim of a large one.
+    Without a difference it is the slice with most of the labels; the middle where nothing is labelled.
     """
     first, *others = grid.maps.values()
-    differs = np.logical_or.reduce([first != other for other in others]) if others else np.zeros(grid.shape, bool)
-    for chosen in (differs, grid.labelled):
+    weight = np.zeros(grid.shape, np.float32)
+    for other in others:
+        differs = first != other
+        for voxels in (first, other):
+            sizes = np.bincount(voxels.ravel())
+            sizes[0] = 0  # background is no structure
+            weight += differs * np.divide(1.0, sizes, out=np.zeros(len(sizes)), where=sizes > 0)[voxels]
+    for chosen in (weight, grid.labelled):
         if chosen.any():
             sums = [chosen.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
             return [int(s.argmax()) for s in sums]

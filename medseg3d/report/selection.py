@@ -66,7 +66,8 @@ def pick_cases(cases: pd.DataFrame, *, worst: int = 3, best: int = 2) -> list[Pi
     if len(missing) and missing.index[0] not in low:
         low = [*low[: worst - 1], missing.index[0]]
     rest = [case for case in ranked if case not in low]
-    middle = [ranked[(len(ranked) - 1) // 2]] if ranked and ranked[(len(ranked) - 1) // 2] in rest else []
+    centre = (len(ranked) - 1) // 2
+    middle = sorted(rest, key=lambda case: abs(ranked.index(case) - centre))[:1]
     high = [case for case in reversed(rest) if case not in middle][:best]
     chosen = [*((c, "worst") for c in low), *((c, "median") for c in middle), *((c, "best") for c in high)]
     return [Pick(case, kind, _reason(scores.loc[case])) for case, kind in chosen]

@@ -23,13 +23,12 @@ COLUMNS = (
     "hd95_mm",
     "nsd",
 )
-LOWER_BOUND_METRICS = ("hd95_mm",)
 
 
 def scored_row(
     case: str, label: str, label_id: int, reference: np.ndarray, prediction: np.ndarray, ml: float
 ) -> dict[str, Any]:
-    """Overlap and volumes of one label, computed plainly; distances are stand-ins that follow the policy for empty masks."""
+    """Overlap and volumes of one label; distances are stand-ins that follow the policy for empty masks."""
     ours, truth, both = (int(np.count_nonzero(m)) for m in (prediction, reference, reference & prediction))
     status = {(True, True): "scored", (False, True): "missed", (True, False): "spurious", (False, False): "both_empty"}[
         ours > 0, truth > 0
@@ -62,8 +61,10 @@ def write_evaluation(
         "tolerance_mm": dict.fromkeys(regions, 2.0),
         "headline": {"metric": "dice", "over": "labels", "value": mean, "interval": _around(mean), "level": 0.95,
                      "resamples": 2000, "method": "percentile bootstrap over patients",
-                     "missed": int((frame["status"] == "missed").sum()), "spurious": int((frame["status"] == "spurious").sum())},
-        "labels": labels, "dataset": None, "calibration": None, "subgroups": {}, "problems": [], "inputs": [], "lesions": None,
+                     "missed": int((frame["status"] == "missed").sum()),
+                     "spurious": int((frame["status"] == "spurious").sum())},
+        "labels": labels, "dataset": None, "calibration": None, "subgroups": {}, "problems": [], "inputs": [],
+        "lesions": None,
         "run": None,
         "provenance": {"medseg3d": "0.1.0", "python": "3.11", "command": "medseg3d evaluate pred ref --out out",
                        "started": "2025-01-02T03:04:05", "seconds": 12.5, "packages": {"numpy": "2.0"}},
@@ -78,11 +79,13 @@ def _label(rows: pd.DataFrame) -> dict[str, Any]:
     difference = rows["volume_difference_ml"][rows["status"] != "both_empty"]
     sd = float(difference.std()) if len(difference) > 1 else 0.0
     bias = float(difference.mean()) if len(difference) else 0.0
-    agreement = {"bias_ml": bias, "sd_ml": sd, "limits_ml": [bias - 1.96 * sd, bias + 1.96 * sd], "bias_interval_ml": None,
-                 "icc": 0.95, "icc_interval": [0.9, 0.98], "icc_form": "ICC(2,1)"}  # fmt: skip
+    agreement = {"bias_ml": bias, "sd_ml": sd, "limits_ml": [bias - 1.96 * sd, bias + 1.96 * sd],
+                 "bias_interval_ml": None, "icc": 0.95, "icc_interval": [0.9, 0.98],
+                 "icc_form": "ICC(2,1)"}  # fmt: skip
     return {
         "status": {s: int(counts.get(s, 0)) for s in ("scored", "missed", "spurious", "both_empty")},
-        "dice_mean": metrics["dice"]["mean"], "metrics": metrics, "volume_agreement": agreement if len(difference) > 1 else None,
+        "dice_mean": metrics["dice"]["mean"], "metrics": metrics,
+        "volume_agreement": agreement if len(difference) > 1 else None,
     }  # fmt: skip
 
 
@@ -115,3 +118,35 @@ def write_case(
             nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
             entry[name] = str(path)
     return entry
+
+
+def write_comparison(folder: Path, runs: Mapping[str, Path]) -> Path:
+    """``comparison.json`` of two evaluation folders, Dice alone."""
+    tables = {name: pd.read_csv(run / "cases.csv").set_index(["case", "label"]) for name, run in runs.items()}
+    (a, first), (b, second) = tables.items()
+    joined = first.join(second["dice"].rename("dice_b")).reset_index()
+    pairs = []
+    for label, rows in joined.groupby("label", sort=False):
+        apart = rows["dice"] - rows["dice_b"]
+        pairs.append({
+            "a": a, "b": b, "label": label, "metric": "dice", "n": len(rows), "mean_a": rows["dice"].mean(),
+            "mean_b": rows["dice_b"].mean(), "difference": apart.mean(), "interval": _around(apart.mean()),
+            "median_difference": apart.median(), "wilcoxon_p": 0.01, "p_holm": 0.02, "significant": True,
+            "wins_a": int((apart > 0).sum()), "ties": int((apart == 0).sum()), "wins_b": int((apart < 0).sum()),
+            "status": "compared",
+        })  # fmt: skip
+    content = {
+        "schema": "medseg3d.comparison/1", "methods": [a, b], "runs": {name: str(run) for name, run in runs.items()},
+        "cases": int(joined["case"].nunique()), "patients": int(joined["patient"].nunique()),
+        "left_out": {a: [], b: []},
+        "metric": "dice", "level": 0.95, "pairs": pairs,
+        "ranking": {"dice": {"mean_rank": {a: 1.9, b: 1.1}, "rank_share": {a: [0.05, 0.95], b: [0.95, 0.05]}}},
+        "cases_table": [
+            {"case": r.case, "patient": r.patient, "label": r.label, "metric": "dice",
+             "values": {a: r.dice, b: r.dice_b}}
+            for r in joined.itertuples()
+        ],
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "comparison.json").write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+    return folder

@@ -82,6 +82,7 @@ Report.ready(async () => {
     layout.xaxis.title.text = metric.heading;
     if (["volume_difference_ml", "relative_volume_difference"].includes(metric.key)) Object.assign(layout.xaxis, { zeroline: true, zerolinecolor: "#6b7785" });
     Object.assign(layout.yaxis, { type: "category", categoryorder: "array", categoryarray: [...labels].reverse(), showgrid: false, ticks: "", range: [-0.6, labels.length - 0.4] });
+    if (metric.share) layout.xaxis.range = [-0.03, 1.03];
     if (infinite) {
       layout.shapes = [{ type: "line", xref: "x", yref: "paper", x0: (edge + beyond) / 2, x1: (edge + beyond) / 2, y0: 0, y1: 1, line: { color: "#a8200d", width: 1, dash: "dot" } }];
       layout.annotations = [{ x: beyond, y: 1, xref: "x", yref: "paper", yanchor: "bottom", text: "∞", showarrow: false, font: { color: "#a8200d", size: 18 } }];
@@ -120,17 +121,14 @@ Report.ready(async () => {
     const ours = spread("volume_ml", label), truth = spread("reference_ml", label);
     const known = data.cases.map((_, i) => i).filter((i) => typeof ours[i] === "number" && typeof truth[i] === "number" && (ours[i] > 0 || truth[i] > 0));
     const layout = JSON.parse(JSON.stringify(charts.layout));
-    Object.assign(layout, { height: 270, showlegend: false, shapes: [], annotations: [], margin: { l: 56, r: 66, t: 14, b: 46 } });
+    Object.assign(layout, { height: 270, showlegend: false, shapes: [], annotations: [], margin: { l: 56, r: 14, t: 10, b: 46 } });
     layout.xaxis.title.text = "mean (ml)";
     layout.yaxis.title.text = "difference (ml)";
     Object.assign(layout.yaxis, { zeroline: true, zerolinecolor: "#9aa5b1" });
     const own = data.agreement[label];
-    const line = (value, text, dash) => {
-      layout.shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, line: { color: INK, width: 1.2, dash } });
-      layout.annotations.push({ xref: "paper", x: 1, xanchor: "left", y: value, text, showarrow: false, font: { size: 11 } });
-    };
-    if (own && own.bias_ml !== null && own.bias_ml !== undefined) line(own.bias_ml, ` ${number(own.bias_ml, 2)}`, "solid");
-    for (const limit of own?.limits_ml || []) if (limit !== null) line(limit, ` ${number(limit, 2)}`, "dash");
+    const line = (value, dash) => layout.shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, line: { color: INK, width: 1.2, dash } });
+    if (typeof own?.bias_ml === "number") line(own.bias_ml, "solid");
+    for (const limit of own?.limits_ml || []) if (limit !== null) line(limit, "dash");
     if (!known.length) layout.annotations.push({ text: "No case has this structure.", x: 0.5, y: 0.5, xref: "paper", yref: "paper", showarrow: false });
     const missed = (i) => data.status[label][i] === "m" || data.status[label][i] === "x";
     return [[{
@@ -140,11 +138,17 @@ Report.ready(async () => {
     }], layout];
   }
 
+  function agreementWords(own) {
+    if (typeof own?.bias_ml !== "number") return "No bias: too few cases.";
+    const limits = own.limits_ml?.every((v) => v !== null) ? `, limits of agreement ${number(own.limits_ml[0], 2)} to ${number(own.limits_ml[1], 2)} ml` : "";
+    return `Bias ${number(own.bias_ml, 2)} ml${limits}`;
+  }
+
   async function drawAgreement() {
     const box = byId("agreement-charts");
     if (!box) return;
     const labels = chosenLabels();
-    box.replaceChildren(...labels.map((label) => make("div", {}, make("h4", {}, make("span", { class: "swatch", style: `background:${colours.get(label)}` }), label), make("div", { class: "plot", role: "img", "aria-label": `Bland–Altman plot of ${label}` }))));
+    box.replaceChildren(...labels.map((label) => make("div", {}, make("h4", {}, make("span", { class: "swatch", style: `background:${colours.get(label)}` }), label), make("p", { class: "small" }, agreementWords(data.agreement[label])), make("div", { class: "plot", role: "img", "aria-label": `Bland–Altman plot of ${label}` }))));
     const parts = [...box.querySelectorAll(".plot")];
     for (let i = 0; i < labels.length; i++) await drawClickable(parts[i], ...blandAltman(labels[i]), { displayModeBar: false });
     byId("agreement-note").textContent = data.labels.length > labels.length ? `${labels.length} of ${data.labels.length} structures; choose others above the distributions.` : "Crosses are structures that only one side has.";

@@ -40,7 +40,7 @@ Report.ready(async () => {
     const state = { at: [...data.centre], contours: true, fill: 0, both: false, hidden: new Set(), low: 0, high: 1 };
     const box = article.querySelector("[data-role=planes]");
     box.replaceChildren();
-    box.style.setProperty("--columns", columns.length);
+    box.classList.toggle("has-image", Boolean(grey));
 
     // ---- one plane into one canvas -------------------------------------------------------------------------------
     const shade = new Uint8ClampedArray(256);
@@ -244,7 +244,7 @@ Report.ready(async () => {
       box.append(row, make("div", { class: "plane-slider" }, make("span", {}, p.name), slider, output));
     }
     goTo(data.centre);
-    new ResizeObserver(redraw).observe(box);
+    new ResizeObserver(() => requestAnimationFrame(redraw)).observe(box);
     addEventListener("beforeprint", () => canvases.forEach(([canvas, p, name]) => draw(canvas, p, name)));
 
     // ---- surfaces ------------------------------------------------------------------------------------------------
