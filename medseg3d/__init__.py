@@ -20,6 +20,7 @@ SUBMODULES = (
     "errors",
     "evaluation",
     "geometry",
+    "images",
     "inference",
     "losses",
     "metrics",
@@ -28,6 +29,7 @@ SUBMODULES = (
     "report",
     "statistics",
     "transforms",
+    "transforms2d",
     "volume",
 )
 
