@@ -1,35 +1,19 @@
-"""The page in a browser, without a network: it draws everything and logs no error."""
+"""The page in a browser, without a network: it draws everything, answers to clicks, and logs no error."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, Page
 from report_folders import scored_row, write_case, write_comparison, write_evaluation
 
 from medseg3d.report import write_comparison_report, write_evaluation_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: the report cannot be opened in a browser")
-
-# Software rendering, so that it works without a display; and names of hosts lead nowhere.
-OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-    "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0",
-    "--virtual-time-budget=8000", "--window-size=1200,900",
-)  # fmt: skip
-
-
-def opened(page: Path, profile: Path) -> tuple[str, list[str]]:
-    """The page after its scripts have run, and what it logged."""
-    command = [str(CHROMIUM), *OPTIONS, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
 @pytest.fixture(scope="module")
@@ -53,34 +37,96 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_evaluation(folder, rows, {"a": [1], "b & c": [2]}, inputs=inputs, dataset=dataset)
 
 
-def test_an_evaluation_opens_offline_without_an_error(run, tmp_path):
-    dom, logged = opened(write_evaluation_report(run), tmp_path)
-    # Messages of level INFO are the browser's hints on speed.
-    assert [line for line in logged if "INFO:CONSOLE" not in line or "Error" in line] == []
-    assert re.search(r'id="script-problem" hidden', dom)
-    assert dom.count("<canvas tabindex") == 3 * 9
-    assert dom.count('class="chip"') == 2
-    for chart in ("distribution-chart", "confusion-chart"):
-        assert re.search(rf'id="{chart}"[^>]*>\s*<div class="plot-container', dom), chart
-    assert dom.count('aria-label="Bland–Altman plot of') == 2
-    assert dom.count('class="sort"') > 10
-    assert "<b>two</b>" not in dom
+@pytest.fixture(scope="module")
+def page(run) -> Iterator[Page]:
+    with Page(write_evaluation_report(run)) as opened:
+        yield opened
+
+
+def drawn(page: Page, chart: str) -> bool:
+    return page.evaluate(f"document.querySelector('#{chart} .main-svg') !== null")
+
+
+def bright(page: Page, canvas: int) -> float:
+    """Mean brightness of a canvas, counted over the page."""
+    return page.evaluate(
+        f"(() => {{ const c = document.querySelectorAll('.plane-row canvas')[{canvas}];"
+        " const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        " let sum = 0; for (let i = 0; i < d.length; i += 4) sum += d[i]; return sum / (d.length / 4); })()"
+    )
+
+
+def test_an_evaluation_opens_offline_without_an_error(page):
+    assert (page.errors, page.requests) == ([], [])
+    assert page.evaluate("document.getElementById('script-problem').hidden")
+    assert page.evaluate("document.querySelectorAll('.plane-row canvas').length") == 3 * 9
+    assert drawn(page, "distribution-chart")
+    assert drawn(page, "confusion-chart")
+    assert page.evaluate("document.querySelectorAll('#agreement-charts .main-svg').length") > 1
+    assert page.evaluate("document.querySelectorAll('main b').length") == 0  # the case "<b>two</b>" is text
+
+
+def test_planes_show_the_image_and_move(page):
+    assert 20 < bright(page, 0) < 200
+    before = page.evaluate("document.querySelector('.plane-slider output').textContent")
+    page.evaluate(
+        "(() => { const s = document.querySelector('.plane-slider input'); s.value = 0;"
+        " s.dispatchEvent(new Event('input')); })()"
+    )
+    after = page.evaluate("document.querySelector('.plane-slider output').textContent")
+    assert before != after
+    assert after.startswith("1/12")
+
+
+def test_a_window_makes_a_plane_darker(page):
+    before = bright(page, 0)
+    page.evaluate(
+        "(() => { const w = document.querySelectorAll('.tools fieldset input[type=range]')[1]; w.value = w.max;"
+        " w.dispatchEvent(new Event('input')); })()"
+    )
+    page.evaluate("new Promise((done) => setTimeout(done, 50))")
+    assert bright(page, 0) < before - 20
+
+
+def test_tables_sort_both_ways(page):
+    cells = "[...document.querySelectorAll('#labels tbody tr')].map((row) => row.cells[2].textContent)"
+    page.evaluate("document.querySelectorAll('#labels button.sort')[2].click()")
+    assert page.evaluate(cells) == ["0", "1"]
+    page.evaluate("document.querySelectorAll('#labels button.sort')[2].click()")
+    assert page.evaluate(cells) == ["1", "0"]
+    assert page.evaluate("[...document.querySelectorAll('#labels [aria-sort]')].map((th) => th.textContent)") == [
+        "Missed"
+    ]
+
+
+def test_a_point_leads_to_its_row_and_all_its_numbers(page):
+    page.evaluate("document.getElementById('distribution-chart').emit('plotly_click', { points: [{ customdata: 2 }] })")
+    assert page.evaluate("document.querySelector('tr.found').dataset.key") == "three"
+    detail = page.evaluate("document.querySelector('tr.detail').textContent")
+    assert "missed" in detail
+    assert "∞" in detail
+
+
+def test_surfaces_are_drawn_when_they_come_into_sight(page):
+    page.evaluate("document.querySelector('.surface').scrollIntoView()")
+    page.wait_for("document.querySelector('.surface-plot').data?.length === 3")
+    names = page.evaluate("document.querySelector('.surface-plot').data.map((mesh) => mesh.name)")
+    assert names == ["a, reference", "b & c, reference", "a, prediction"]
+    assert page.errors == []
 
 
 def test_a_comparison_opens_offline_without_an_error(run, tmp_path):
-    page = write_comparison_report(write_comparison(tmp_path / "out", {"A": run, "B": run}))
-    dom, logged = opened(page, tmp_path / "profile")
-    assert [line for line in logged if "INFO:CONSOLE" not in line or "Error" in line] == []
-    assert re.search(r'id="script-problem" hidden', dom)
-    assert dom.count("<canvas tabindex") == 3 * 12
-    for chart in ("forest-chart", "rank-chart", "line-chart"):
-        assert re.search(rf'id="{chart}"[^>]*>\s*<div class="plot-container', dom), chart
+    with Page(write_comparison_report(write_comparison(tmp_path / "out", {"A": run, "B": run}))) as page:
+        assert (page.errors, page.requests) == ([], [])
+        assert page.evaluate("document.querySelectorAll('.plane-row canvas').length") == 3 * 12
+        assert all(drawn(page, chart) for chart in ("forest-chart", "rank-chart", "line-chart"))
 
 
 def test_a_script_that_fails_is_said_on_the_page(run, tmp_path):
-    page = tmp_path / "damaged.html"
+    damaged = tmp_path / "damaged.html"
     html = write_evaluation_report(run).read_text(encoding="utf-8")
-    page.write_text(re.sub(r'(id="case-data">)[^<]*', r"\1AAAA", html), encoding="utf-8")
-    dom, logged = opened(page, tmp_path / "profile")
-    assert "Charts or pictures could not be drawn" in dom
-    assert logged
+    damaged.write_text(re.sub(r'(id="case-data">)[^<]*', r"\1AAAA", html), encoding="utf-8")
+    with Page(damaged) as page:
+        told = page.evaluate("document.getElementById('script-problem').textContent")
+        assert told.startswith("Charts or pictures could not be drawn")
+        assert page.errors

@@ -142,8 +142,12 @@ const Report = (() => {
   addEventListener("beforeprint", refit);
   addEventListener("afterprint", refit);
 
+  // Who waits for the page to be complete, such as a test, looks at data-waiting of the root.
+  let waiting = 0;
+  const tell = (by) => { waiting += by; document.documentElement.dataset.waiting = String(waiting); };
   const ready = (work) => {
-    const run = () => Promise.resolve().then(work).catch(problem);
+    tell(1);
+    const run = () => Promise.resolve().then(work).catch(problem).finally(() => tell(-1));
     if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", run); else run();
   };
   ready(() => {
