@@ -98,8 +98,8 @@ def _annotated(other: Other, key: str) -> Annotated:
 def _read_all(refs: Sequence[FileRef], workers: int | None) -> Iterator[_Result]:
     tasks = [refs[n : n + _FILES_A_TASK] for n in range(0, len(refs), _FILES_A_TASK)]
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = cores if len(refs) >= _PARALLEL_FILES and sys.platform == "linux" else 1
+        many = len(refs) >= _PARALLEL_FILES and sys.platform == "linux"
+        workers = (os.cpu_count() or 1) if many else 1
     if workers == 1:
         for task in tasks:
             yield from _read_task(task)

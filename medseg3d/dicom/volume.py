@@ -166,7 +166,7 @@ def _fill(stack: Stack, dtype: np.dtype[Any], workers: int | None) -> tuple[NDAr
 def _stored(frames: Sequence[Frame], workers: int | None) -> Iterator[NDArray[Any]]:
     """Stored values of the frames, in their order; in worker processes where that saves time."""
     compressed = sum(f.layout.frame_bytes for f in frames if f.layout.encapsulated and f.tile is None)
-    workers = workers or _usable_cores()
+    workers = workers or os.cpu_count() or 1
     if workers == 1 or compressed < _PARALLEL_BYTES or sys.platform != "linux":
         yield from stored_frames(frames)
         return
@@ -184,7 +184,3 @@ def _stored(frames: Sequence[Frame], workers: int | None) -> Iterator[NDArray[An
 
 def _decode(frames: Sequence[Frame]) -> list[NDArray[Any]]:
     return list(stored_frames(frames))
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
