@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +11,7 @@ from medseg3d.dicom.files import Opener, find_files
 from medseg3d.dicom.frames import Annotated, Header, Series
 from medseg3d.dicom.headers import Other, Unreadable, read_file
 from medseg3d.dicom.model import FileRef
+from medseg3d.dicom.parallel import in_processes
 
 __all__ = ["Scan", "scan"]
 
@@ -97,17 +94,10 @@ def _annotated(other: Other, key: str) -> Annotated:
 
 def _read_all(refs: Sequence[FileRef], workers: int | None) -> Iterator[_Result]:
     tasks = [refs[n : n + _FILES_A_TASK] for n in range(0, len(refs), _FILES_A_TASK)]
-    if workers is None:
-        many = len(refs) >= _PARALLEL_FILES and sys.platform == "linux"
-        workers = (os.cpu_count() or 1) if many else 1
-    if workers == 1:
-        for task in tasks:
-            yield from _read_task(task)
-        return
-    method = "fork" if sys.platform == "linux" else None
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
-        for results in pool.map(_read_task, tasks):
-            yield from results
+    if workers is None and len(refs) < _PARALLEL_FILES:
+        workers = 1
+    for results in in_processes(_read_task, tasks, workers=workers):
+        yield from results
 
 
 def _read_task(refs: Sequence[FileRef]) -> list[_Result]:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Frame, Series, Stack
 from medseg3d.dicom.model import DicomVolume
+from medseg3d.dicom.parallel import in_processes
 from medseg3d.dicom.pixels import stored_frames
 from medseg3d.dicom.rescale import ValueRangeError, clean_bits, likely_dtype, rescale, safe_dtype
 from medseg3d.dicom.scanning import Scan, scan
@@ -166,20 +162,13 @@ def _fill(stack: Stack, dtype: np.dtype[Any], workers: int | None) -> tuple[NDAr
 def _stored(frames: Sequence[Frame], workers: int | None) -> Iterator[NDArray[Any]]:
     """Stored values of the frames, in their order; in worker processes where that saves time."""
     compressed = sum(f.layout.frame_bytes for f in frames if f.layout.encapsulated and f.tile is None)
-    workers = workers or os.cpu_count() or 1
-    if workers == 1 or compressed < _PARALLEL_BYTES or sys.platform != "linux":
+    if compressed < _PARALLEL_BYTES:
         yield from stored_frames(frames)
         return
-    # Forked processes share what is imported and start in milliseconds. Decoders hold the interpreter's lock, so
-    # threads would gain nothing.
+    # Processes, not threads: the decoders hold the interpreter's lock.
     tasks = [frames[n : n + _FRAMES_A_TASK] for n in range(0, len(frames), _FRAMES_A_TASK)]
-    try:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
-            for start in range(0, len(tasks), 2 * workers):
-                for result in pool.map(_decode, tasks[start : start + 2 * workers]):
-                    yield from result
-    except BrokenProcessPool as error:
-        raise DicomError("A process that decoded pixels was killed: a damaged file, or too little memory.") from error
+    for decoded in in_processes(_decode, tasks, workers=workers):
+        yield from decoded
 
 
 def _decode(frames: Sequence[Frame]) -> list[NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,13 @@ def test_jpeg_2000_by_openjpeg_in_worker_processes(tmp_path: Path, monkeypatch: 
     assert_array_equal(read_stack(stack, workers=1).voxels, truth.values)
     monkeypatch.setattr(volume_module, "_PARALLEL_BYTES", 0)
     assert_array_equal(read_stack(stack, workers=2).voxels, truth.values)
+    # A worker of a DataLoader is a daemon, which may have no children.
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    daemon = context.Process(target=lambda: queue.put(read_stack(stack, workers=2).voxels), daemon=True)
+    daemon.start()
+    assert_array_equal(queue.get(timeout=60), truth.values)
+    daemon.join()
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
