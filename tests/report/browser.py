@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -34,15 +35,23 @@ class Page:
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._deadline, self._number, self._rest = time.monotonic() + seconds, 0, b""
-        self._start(path.parent / f".browser-{path.stem}", size)
+        self._profile = TemporaryDirectory(ignore_cleanup_errors=True)
+        self._start(self._profile.name, size)
+        try:
+            self._open(path.resolve().as_uri())
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, address: str) -> None:
         target = self._call("Target.createTarget", {"url": "about:blank"})["targetId"]
         self._session = self._call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
-        self.send("Page.navigate", url=path.as_uri())
+        self.send("Page.navigate", url=address)
         self.wait_for("document.readyState === 'complete' && document.documentElement.dataset.waiting === '0'")
 
-    def _start(self, profile: Path, size: tuple[int, int]) -> None:
+    def _start(self, profile: str, size: tuple[int, int]) -> None:
         (their_in, self._out), (self._in, their_out) = os.pipe(), os.pipe()
         # The browser reads commands from descriptor 3 and answers on 4.
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for fd in (their_in, their_out)]
@@ -63,10 +72,15 @@ class Page:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the browser."""
         self._process.terminate()
         self._process.wait(20)
         os.close(self._in)
         os.close(self._out)
+        self._profile.cleanup()
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         """One command to the page; its result."""
