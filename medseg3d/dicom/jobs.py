@@ -18,7 +18,7 @@ from medseg3d.dicom.resample import Resampling, SliceLattice, Vector, plan_resam
 from medseg3d.errors import CaseError
 from medseg3d.geometry import Affine, lps_to_ras
 
-__all__ = ["FIXABLE", "Job", "Refusal", "jobs_of", "lattice_of", "regular_parts"]
+__all__ = ["FIXABLE", "Job", "Refusal", "frame_of_reference", "jobs_of", "lattice_of", "regular_parts"]
 
 # Refusals that --fix resample removes.
 FIXABLE = frozenset({"gap", "uneven_spacing", "gantry_tilt", "shifted_slice"})
@@ -73,7 +73,7 @@ def jobs_of(series: Series, *, split: bool, resample: bool, max_gap_mm: float, f
     if refusals and not (split and all(f.code in SPLITTABLE for f in refusals)):
         yield Refusal(series, "", series.findings, sum(len(stack.frames) for stack in series.stacks))
         return
-    about_series = tuple(_without_severity(f) for f in series.findings)
+    about_series = tuple(_overcome(f) for f in series.findings)
     plain: list[Stack] = []
     for stack in series.stacks:
         if not stack.refused and stack.grid is not None:
@@ -134,7 +134,7 @@ def _repaired(
         resampling = plan_resampling(lattice, max_gap_mm=max_gap_mm)
     except CaseError as error:
         return replace(refusal, findings=(*refusal.findings, Finding("not_resampled", "refusal", str(error))))
-    findings = (*about_series, *map(_without_severity, stack.findings))
+    findings = (*about_series, *map(_overcome, stack.findings))
     return Job(series, stack.label, (stack,), resampling.shape, resampling.affine_ras, findings, resampling)
 
 
@@ -146,7 +146,7 @@ def _job(series: Series, stacks: Sequence[Stack], about_series: tuple[Finding, .
     return Job(series, common_label(stacks), tuple(stacks), grid.shape, grid.affine_ras, tuple(dict.fromkeys(findings)))
 
 
-def _frame_of_reference(stack: Stack) -> str:
+def frame_of_reference(stack: Stack) -> str:
     """FrameOfReferenceUID of a stack without a grid, from its first file."""
     if stack.grid is not None:
         return stack.grid.frame_of_reference_uid
@@ -155,9 +155,9 @@ def _frame_of_reference(stack: Stack) -> str:
     return text(header, "FrameOfReferenceUID")
 
 
-def _without_severity(finding: Finding) -> Finding:
-    """A refusal that was overcome on request is a warning."""
-    return replace(finding, severity="warning") if finding.severity == "refusal" else finding
+def _overcome(finding: Finding) -> Finding:
+    """A refusal that was overcome on request is a warning, and its remedy is done."""
+    return replace(finding, severity="warning", remedy="") if finding.severity == "refusal" else finding
 
 
 def _is_even(step: Vector, first: Vector) -> bool:
@@ -178,6 +178,6 @@ def _part(stack: Stack, lattice: SliceLattice, start: int, stop: int) -> SeriesG
         affine_ras=lps_to_ras(affine),
         study_uid=stack.series.study_uid,
         series_uid=stack.series.uid,
-        frame_of_reference_uid=_frame_of_reference(stack),
+        frame_of_reference_uid=frame_of_reference(stack),
         slices=tuple(frame.source for frame in stack.frames[start:stop]),
     )

@@ -18,7 +18,7 @@ from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.fourd import common_dtype, diffusion_of, seconds_between
 from medseg3d.dicom.frames import Annotated
 from medseg3d.dicom.gradients import write_gradients
-from medseg3d.dicom.jobs import Job, lattice_of, regular_parts
+from medseg3d.dicom.jobs import Job, frame_of_reference, lattice_of, regular_parts
 from medseg3d.dicom.nifti import nifti_header, write_nifti
 from medseg3d.dicom.resample import resampled
 from medseg3d.dicom.rescale import ValueRangeError
@@ -59,7 +59,7 @@ class VolumeWriter:
         try:
             self._make_room(name)
             image, found = self._write_image(name, job)
-        except CaseError as error:
+        except (CaseError, OSError) as error:
             reason = Finding("not_written", "refusal", str(error))
             return Converted(name, job.series, "refused", slices, (*job.findings, reason))
         label, about_label = self._write_label(name, job)
@@ -145,7 +145,6 @@ class VolumeWriter:
     def _sidecar(self, job: Job, result: Converted) -> dict[str, Any]:
         series, uid = job.series, raw_uid if self.options.keep_uids else hashed_uid
         sources = [frame.source for stack in job.stacks for frame in stack.frames]
-        grid = job.stacks[0].grid
         content: dict[str, Any] = {
             "image": result.image.name if result.image else None,
             "label": result.label.name if result.label else None,
@@ -158,7 +157,7 @@ class VolumeWriter:
             **grid_dict(result.shape, job.affine_ras),
             "study_uid": uid(series.study_uid),
             "series_uid": uid(series.uid),
-            "frame_of_reference_uid": uid(grid.frame_of_reference_uid) if grid else "",
+            "frame_of_reference_uid": uid(frame_of_reference(job.stacks[0])),
             "transfer_syntax_uids": list(series.transfer_syntaxes),
             "slices": slices_dict(sources, uid),
             "resampled": None,
