@@ -5,6 +5,7 @@ Bundles name ``trainer`` and ``evaluator``; the argument names are MONAI's.
 
 from medseg3d.engines.device import autocast, default_device
 from medseg3d.engines.provenance import record_run
+from medseg3d.engines.step import named_out_of_memory, take_step
 from medseg3d.engines.training import ResumableTrainer, require_free, require_unseen, trainer
 from medseg3d.engines.validation import LabelDice, evaluator
 
@@ -14,8 +15,10 @@ __all__ = [
     "autocast",
     "default_device",
     "evaluator",
+    "named_out_of_memory",
     "record_run",
     "require_free",
     "require_unseen",
+    "take_step",
     "trainer",
 ]

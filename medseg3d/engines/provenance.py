@@ -15,6 +15,7 @@ import torch
 import medseg3d
 from medseg3d.bundles.run import current_run
 from medseg3d.errors import CheckpointError
+from medseg3d.images import ImageRef
 from medseg3d.versions import command_line, package_version
 
 if TYPE_CHECKING:
@@ -130,10 +131,27 @@ def _sha256_of(files: Iterable[Path]) -> str:
 
 
 def _data_sha256(items: Iterable[Mapping[str, Any]]) -> str:
-    """Over names and sizes of all files, in order: their contents would take minutes for a large study."""
+    """Over names and sizes of all files, in order: their contents would take minutes for a large study.
+
+    Labels that are no files (classes, boxes) count with their values.
+    """
     digest = hashlib.sha256()
     for item in items:
-        images = [item["image"]] if isinstance(item["image"], str) else item["image"]
-        for file in map(Path, [*images, item["label"]]):
-            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        for value in _listed(item["image"]):
+            digest.update(_name_and_size(value))
+        for key in ("label", "boxes", "box_labels"):
+            for value in _listed(item.get(key, [])):
+                digest.update(_name_and_size(value) if isinstance(value, (str, Path)) else f"{value!r}\0".encode())
     return digest.hexdigest()
+
+
+def _listed(value: Any) -> list[Any]:
+    """One value or several as a list; arrays as nested lists, whose text is the same with every version of NumPy."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return value if isinstance(value, list) else [value]
+
+
+def _name_and_size(path: str | Path) -> bytes:
+    file = ImageRef.parse(path).path  # a page of a TIFF has the size of its file
+    return f"{Path(path).name}\0{file.stat().st_size}\0".encode()

@@ -23,6 +23,8 @@ __all__ = ["EpochRecord", "MetricsCsv", "Progress", "TensorBoard", "default_reco
 
 logger = logging.getLogger("medseg3d")
 
+MAP_DIMENSIONS = 3  # channel, height, width: the least that can be drawn
+
 
 class EpochRecord:
     """Something that hears of every epoch. Each method may be left as it is."""
@@ -43,7 +45,7 @@ def default_records(output_dir: Path, labels: Mapping[str, int]) -> list[EpochRe
 
 
 class MetricsCsv(EpochRecord):
-    """One row an epoch: epoch, iteration, seconds, learning rate, loss, and validation Dice, mean and by label."""
+    """One row an epoch: epoch, iteration, seconds, learning rate, loss, and the measures of validation."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -132,6 +134,8 @@ class TensorBoard(EpochRecord):
 
     def _keep_sample(self, evaluator: Any) -> None:
         result = evaluator.state.output[0]
+        if any(result.get(key) is None or result[key].ndim < MAP_DIMENSIONS for key in ("label", "pred")):
+            return  # a class or a list of boxes: no map to draw
         self.sample = {key: result[key][0].float().cpu().numpy() for key in ("image", "label", "pred")}
 
     def _panel(self) -> np.ndarray:
@@ -142,7 +146,7 @@ class TensorBoard(EpochRecord):
 
 
 class Progress(EpochRecord):
-    """A bar with loss, Dice and time left on a terminal; a line an epoch in a log."""
+    """A bar with loss, best validation and time left on a terminal; a line an epoch in a log."""
 
     def __init__(self) -> None:
         self.bar: Any = None
@@ -159,10 +163,11 @@ class Progress(EpochRecord):
             name = engine.evaluator.state.key_metric_name
             parts = [f"{key.removeprefix(name + '_')} {value:.3f}" for key, value in metrics.items() if key != name]
             star = " (best)" if engine.state.best_metric_epoch == engine.state.epoch else ""
-            dice = f"  Dice {metrics[name]:.4f} [{', '.join(parts)}]{star}"
+            listed = f" [{', '.join(parts)}]" if parts else ""
+            score = f"  {_shown_name(name)} {metrics[name]:.4f}{listed}{star}"
         else:
-            dice = ""
-        line = f"Epoch {engine.state.epoch}/{engine.state.max_epochs}  loss {train_loss:.4f}{dice}"
+            score = ""
+        line = f"Epoch {engine.state.epoch}/{engine.state.max_epochs}  loss {train_loss:.4f}{score}"
         if self.bar is None:
             logger.info("%s  %s left", line, self._time_left(engine))
         else:  # through the bar, which a line from elsewhere would tear
@@ -191,7 +196,7 @@ class Progress(EpochRecord):
     def _advance(self, engine: ResumableTrainer) -> None:
         if self.bar is not None:
             best = (
-                f"  best Dice {engine.state.best_metric:.3f}"
+                f"  best {_shown_name(engine.evaluator.state.key_metric_name)} {engine.state.best_metric:.3f}"
                 if engine.state.best_metric_epoch > 0 and engine.evaluator is not None
                 else ""
             )
@@ -212,3 +217,13 @@ class Progress(EpochRecord):
         done = max(1, engine.state.iteration - self.first_iteration)
         left = engine.state.max_epochs * engine.state.epoch_length - engine.state.iteration
         return str(timedelta(seconds=round((time.monotonic() - self.started) / done * left)))
+
+
+def _shown_name(metric: str) -> str:
+    """A measure's name for people.
+
+    >>> _shown_name("val_mean_dice"), _shown_name("val_auroc")
+    ('Dice', 'AUROC')
+    """
+    words = metric.removeprefix("val_").removeprefix("mean_").replace("_", " ")
+    return words.upper() if words in ("auroc", "map", "map50") else words.capitalize()

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,16 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.inferers import Inferer
 
 from medseg3d.engines.checkpoint import load_checkpoint, random_states, restore_random_states, save_atomically
-from medseg3d.engines.device import amp_dtype, autocast
+from medseg3d.engines.device import amp_dtype
 from medseg3d.engines.memory import keep_freed_memory
 from medseg3d.engines.records import EpochRecord, default_records
-from medseg3d.errors import CheckpointError, MedsegError, UsageError
+from medseg3d.engines.step import training_step
+from medseg3d.errors import CheckpointError, UsageError
 from medseg3d.options import flag
 
 __all__ = ["ResumableTrainer", "require_free", "require_unseen", "trainer"]
 
 LAST, BEST = "last.pt", "best.pt"
-MANY_STEPS = 10
 
 logger = logging.getLogger("medseg3d")
 
@@ -50,6 +50,7 @@ def trainer(
     early_stopping_patience: int = 0,
     labels: dict[str, int] | None = None,
     train_handlers: Sequence[Any] = (),
+    iteration_update: Callable[..., Any] = training_step,
 ) -> ResumableTrainer:
     """Build the trainer that bundles run, with checkpoints, metrics.csv, TensorBoard and progress attached.
 
@@ -68,6 +69,8 @@ def trainer(
         early_stopping_patience: stop after so many epochs without a better validation; 0 never stops.
         labels: name → id, for the picture panels.
         train_handlers: further handlers, attached last.
+        iteration_update: what is done with a batch, for networks that are not called with images and compared with
+            labels; it ends in ``medseg3d.engines.take_step``.
 
     Raises:
         CheckpointError: ``output_dir`` holds a run and ``resume`` is false; or it was of other data or another network.
@@ -93,6 +96,7 @@ def trainer(
         clip_grad_norm=clip_grad_norm,
         early_stopping_patience=early_stopping_patience,
         output_dir=output_dir,
+        iteration_update=iteration_update,
     )
     for record in default_records(output_dir, labels or {}):
         engine.add_record(record)
@@ -156,7 +160,6 @@ class ResumableTrainer(SupervisedTrainer):
             train_data_loader=train_data_loader,
             network=network,
             optimizer=optimizer,
-            iteration_update=_training_step,
             amp=False,  # MONAI's own autocasts "cuda" only
             decollate=False,
             **engine,
@@ -292,63 +295,6 @@ class ResumableTrainer(SupervisedTrainer):
                 f"{path}: has {saved['iterations_per_epoch']} iterations an epoch, this run {self.state.epoch_length}. "
                 "Resume with the iterations_per_epoch it was started with."
             )
-
-
-def _training_step(engine: ResumableTrainer, batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """One step; its loss as MONAI's handlers (MLflow's among them) read it, from the first of a list of results."""
-    device = engine.state.device
-    image = batch["image"].to(device, non_blocking=engine.non_blocking)
-    label = batch["label"].to(device, non_blocking=engine.non_blocking)
-    engine.network.train()
-    engine.optimizer.zero_grad(set_to_none=True)
-    try:
-        with autocast(device, enabled=engine.amp_enabled):
-            prediction = engine.inferer(image, engine.network)
-        loss = engine.loss_function(prediction, label)
-        _require_finite(loss, engine)
-        engine.loss_scaler.scale(loss).backward()
-    except torch.cuda.OutOfMemoryError as error:
-        raise MedsegError(
-            f"The GPU's memory is too small for batches of shape {tuple(image.shape)}. "
-            "Lower --batch_size or --patch_size."
-        ) from error
-    if engine.clip_grad_norm:
-        engine.loss_scaler.unscale_(engine.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(engine.network.parameters(), engine.clip_grad_norm)
-        if not engine.loss_scaler.is_enabled() and not _is_usable(norm, engine):
-            engine.lr_scheduler.step()
-            return [{"loss": loss.detach()}]
-    engine.loss_scaler.step(engine.optimizer)
-    engine.loss_scaler.update()
-    engine.lr_scheduler.step()
-    return [{"loss": loss.detach()}]
-
-
-def _is_usable(norm: torch.Tensor, engine: ResumableTrainer) -> bool:
-    """Whether the gradient is finite. Else the step is left out, as a loss scaler does; many in a row stop the run.
-
-    An empty patch can do it: instance normalisation divides by a standard deviation of almost 0.
-    """
-    finite = bool(torch.isfinite(norm))
-    engine.skipped_steps = 0 if finite else engine.skipped_steps + 1
-    if finite:
-        return True
-    logger.warning("Left out the step of iteration %d: its gradient is %s.", engine.state.iteration, norm.item())
-    if engine.skipped_steps >= MANY_STEPS:
-        raise MedsegError(
-            f"{MANY_STEPS} gradients in a row were not finite, up to iteration {engine.state.iteration}. "
-            "Lower --learning_rate, or add --amp false. To go on from the epoch before, add --resume true."
-        )
-    return False
-
-
-def _require_finite(loss: torch.Tensor, engine: ResumableTrainer) -> None:
-    value = loss.item()
-    if not math.isfinite(value):
-        raise MedsegError(
-            f"The loss is {value} in epoch {engine.state.epoch}, iteration {engine.state.iteration}. "
-            "Lower --learning_rate, or add --amp false. To go on from the epoch before, add --resume true."
-        )
 
 
 def _start_epoch(engine: ResumableTrainer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,17 +73,21 @@ def evaluator(
     key_val_metric: dict[str, Metric],
     amp: bool = True,
     val_handlers: Sequence[Any] = (),
+    iteration_update: Callable[..., Any] | None = None,
 ) -> SupervisedEvaluator:
     """MONAI's ``SupervisedEvaluator``, with mixed precision on every device.
 
     Args:
         device: where to evaluate.
-        val_data_loader: batches of one case with ``image`` and ``label``, as they lie on the network's grid.
+        val_data_loader: batches with ``image`` and ``label``, as they lie on the network's grid; of one case each
+            where their sizes differ.
         inferer: normally ``medseg3d.inference.SlidingWindow``.
-        postprocessing: from logits ``pred`` to a label map.
+        postprocessing: from logits ``pred`` to a label map, or to what the measure compares with ``label``.
         key_val_metric: the measure by which ``best.pt`` is chosen, under its name.
         amp: autocast, see ``medseg3d.engines.autocast``.
         val_handlers: ignite handlers to attach.
+        iteration_update: what is done with a batch instead, for networks that are not called with images alone; it
+            sets ``engine.state.output`` and fires ``IterationEvents.MODEL_COMPLETED``.
     """
 
     enabled = flag(amp, "amp")
@@ -104,5 +108,5 @@ def evaluator(
         postprocessing=postprocessing,
         key_val_metric=key_val_metric,
         val_handlers=list(val_handlers),
-        iteration_update=step,
+        iteration_update=iteration_update or step,
     )
