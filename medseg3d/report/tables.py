@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -111,17 +111,21 @@ def _plain(value: float | None) -> Cell:
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
-    """Names and values for a list of facts, without those that are missing; values become text."""
-    return [
-        (name, value if isinstance(value, str) else _joined(value))
-        for name, value in pairs
-        if value not in (None, "", {}, [])
-    ]
+    """Names and values for a list of facts, without those that are missing; values become text.
+
+    >>> facts([("Packages", {"numpy": "2.4", "cuda": None}), ("Bundle", None)])
+    [('Packages', 'numpy 2.4')]
+    """
+    texts = [(name, _joined(value)) for name, value in pairs]
+    return [(name, text) for name, text in texts if text]
 
 
 def _joined(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_joined(item)}" for key, item in value.items())
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        texts = [(str(key), _joined(item)) for key, item in value.items()]
+        return ", ".join(f"{key} {text}" for key, text in texts if text)
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(_joined, value))
+        return ", ".join(filter(None, map(_joined, value)))
     return str(value)

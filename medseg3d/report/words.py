@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -155,14 +155,3 @@ def count(n: int, singular: str, plural: str = "") -> str:
     ('1 case', '1\u202f200 cases', '0 missed structures')
     """
     return f"{n:,} {singular if n == 1 else plural or singular + 's'}".replace(",", "\u202f")
-
-
-def finite(value: Any) -> float | None:
-    """The value as a finite float, or None: what JSON can hold."""
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def text_of(mapping: Mapping[str, Any], key: str) -> str:
-    """A field of a JSON object as text, empty where it is missing."""
-    value = mapping.get(key)
-    return "" if value is None else str(value)

@@ -137,10 +137,18 @@ const Report = (() => {
     }
   }
 
-  // On paper a chart has the width of its column, which is another than on the screen.
-  const refit = () => plots.forEach((target) => { if (target.isConnected && target.clientWidth) Plotly.Plots.resize(target); });
-  addEventListener("beforeprint", refit);
-  addEventListener("afterprint", refit);
+  // On paper a chart has the width of its column there. Plotly.Plots.resize would come too late: it waits first.
+  const fit = (width) => plots.forEach((target) => {
+    if (target.isConnected && target.clientWidth) Plotly.relayout(target, width(target));
+  });
+  addEventListener("beforeprint", () => {
+    document.body.classList.add("printing"); // the measures of the page, which are in force a moment later
+    fit((target) => ({ width: target.clientWidth, autosize: false }));
+  });
+  addEventListener("afterprint", () => {
+    document.body.classList.remove("printing");
+    fit(() => ({ width: null, autosize: true }));
+  });
 
   // Who waits for the page to be complete, such as a test, looks at data-waiting of the root.
   let waiting = 0;
