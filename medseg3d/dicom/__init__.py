@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from medseg3d.dicom.scanning import Scan, scan
     from medseg3d.dicom.seg_read import read_seg
     from medseg3d.dicom.seg_write import write_seg
-    from medseg3d.dicom.volume import iter_slices, read_series, read_stack, stack_dtype
+    from medseg3d.dicom.volume import iter_slices, read_grid, read_series, read_stack, stack_dtype
 
 # Where each function lives. It is imported when it is asked for: importing the package takes no pydicom.
 _HOMES = {
@@ -40,6 +40,7 @@ _HOMES = {
     "convert": "converting",
     "deidentify": "deidentifying",
     "iter_slices": "volume",
+    "read_grid": "volume",
     "read_naming": "naming",
     "read_rtstruct": "rtstruct_read",
     "read_seg": "seg_read",
@@ -75,6 +76,7 @@ __all__ = [
     "convert",
     "deidentify",
     "iter_slices",
+    "read_grid",
     "read_naming",
     "read_rtstruct",
     "read_seg",

@@ -55,7 +55,7 @@ def read_mask(path: str | Path, grid: SeriesGrid, *, labels: Mapping[str, int] |
     if not labels:
         raise UsageError(
             f"{path}: what its values mean is not known: there is no {case_name(path)}.json beside it that says so. "
-            "Give the labels, such as --labels liver=1 --labels tumour=2."
+            "Give the labels, such as --labels liver=1,tumour=2."
         )
     Naming(labels)
     try:
@@ -66,16 +66,16 @@ def read_mask(path: str | Path, grid: SeriesGrid, *, labels: Mapping[str, int] |
 
 
 def parse_labels(texts: list[str]) -> dict[str, int]:
-    """Labels as they are typed: ``name=id``.
+    """Labels as they are typed: ``name=id``, one or several with commas between them.
 
     Raises:
         UsageError: another form, a name given twice, or all that ``Naming`` refuses.
 
-    >>> parse_labels(["liver=1", "left kidney=2"])
-    {'liver': 1, 'left kidney': 2}
+    >>> parse_labels(["liver=1,spleen=3", "left kidney=2"])
+    {'liver': 1, 'spleen': 3, 'left kidney': 2}
     """
     labels: dict[str, int] = {}
-    for text in texts:
+    for text in (part for listed in texts for part in listed.split(",")):
         name, equals, number = text.rpartition("=")
         if not equals or not number.strip().isdecimal():
             raise UsageError(f"The label {text!r} is not of the form name=id, such as liver=1.")

@@ -11,7 +11,7 @@ from medseg3d.dicom.mask_file import read_mask
 from medseg3d.dicom.rtstruct_encode import Holes
 from medseg3d.dicom.rtstruct_write import write_rtstruct
 from medseg3d.dicom.seg_mask import algorithm_of
-from medseg3d.dicom.volume import read_series
+from medseg3d.dicom.volume import read_grid
 from medseg3d.errors import UsageError
 
 __all__ = ["write_rtstruct_of_file"]
@@ -51,7 +51,7 @@ def write_rtstruct_of_file(
     if output.is_dir() or output.resolve() == Path(mask).resolve():
         what = "a folder" if output.is_dir() else "the mask itself"
         raise UsageError(f"{output}: {what}: name a file for the RTSTRUCT.")
-    grid = read_series(series, series_uid=series_uid).grid
+    grid = read_grid(series, series_uid=series_uid)
     read = read_mask(mask, grid, labels=labels)
     return write_rtstruct(
         read.voxels,

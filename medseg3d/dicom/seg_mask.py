@@ -11,7 +11,7 @@ from medseg3d.dicom.codes import read_codes
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.mask_file import read_mask
 from medseg3d.dicom.seg_write import Algorithm, SegKind, write_seg
-from medseg3d.dicom.volume import read_series
+from medseg3d.dicom.volume import read_grid
 from medseg3d.errors import UsageError
 
 __all__ = ["algorithm_of", "write_seg_of_file"]
@@ -50,7 +50,7 @@ def write_seg_of_file(
     output = Path(output)
     if output.is_dir() or output.resolve() == Path(mask).resolve():
         raise UsageError(f"{output}: {'a folder' if output.is_dir() else 'the mask itself'}: name a file for the SEG.")
-    grid = read_series(series, series_uid=series_uid).grid
+    grid = read_grid(series, series_uid=series_uid)
     read = read_mask(mask, grid, labels=labels)
     return write_seg(
         read.voxels,

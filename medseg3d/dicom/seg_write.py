@@ -16,8 +16,8 @@ from medseg3d import __version__
 from medseg3d.dicom.attributes import integer
 from medseg3d.dicom.codes import Code, LabelCode, code_labels
 from medseg3d.dicom.findings import Finding
+from medseg3d.dicom.label_mask import LO_CHARACTERS, checked_mask, label_counts, require_known, text_of_64
 from medseg3d.dicom.model import SeriesGrid
-from medseg3d.dicom.naming import MAX_ID, Naming
 from medseg3d.dicom.seg_sources import lean_sources, read_headers, renumber_frames
 from medseg3d.dicom.source import copy_source_modules, values_as_they_are
 from medseg3d.errors import DicomError
@@ -33,7 +33,6 @@ CREATOR = "medseg3d^Algorithm"  # a person name has a family and a given part
 SERIAL_NUMBER = "none"
 # Series numbers are for people; this keeps the mask behind the series it was made from.
 SERIES_NUMBER_STEP = 1000
-LO_CHARACTERS = 64  # the longest value of DICOM's Long String
 
 
 @dataclass(frozen=True)
@@ -100,15 +99,15 @@ def write_seg(
             needs.
         UsageError: ``codes`` for unknown labels.
     """
-    mask = _checked(mask, grid)
-    counts = _counts(mask)
-    _require_known(counts, labels)
+    mask = checked_mask(mask, grid)
+    counts = label_counts(mask)
+    require_known(counts, labels)
     coded = code_labels(list(labels), codes=codes, context=context)
     findings = tuple(_findings(counts, labels, coded))
     headers = read_headers(grid)
     first = headers[grid.slices[0].file]
     pixels = np.ascontiguousarray(_segment_numbers(mask, labels, kind).transpose(2, 1, 0))
-    description = _text(series_description, "series description")
+    description = text_of_64(series_description, "series description")
     with _highdicom_as_error(grid), values_as_they_are(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="highdicom")
         sources = lean_sources(grid, headers)
@@ -165,7 +164,7 @@ def _described(name: str, number: int, code: LabelCode, algorithm: Algorithm) ->
 
     item = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=_text(name, "label name"),
+        segment_label=text_of_64(name, "label name"),
         segmented_property_category=_concept(code.category),
         segmented_property_type=_concept(code.type),
         algorithm_type=algorithm.type,
@@ -224,38 +223,6 @@ def _segment_numbers(mask: NDArray[Any], labels: Mapping[str, int], kind: SegKin
     return table[mask]
 
 
-def _checked(mask: NDArray[Any], grid: SeriesGrid) -> NDArray[Any]:
-    if mask.shape != grid.shape:
-        raise DicomError(
-            f"The mask has {'×'.join(map(str, mask.shape))} voxels, the series {'×'.join(map(str, grid.shape))}."
-        )
-    if mask.dtype.kind not in "iub":
-        raise DicomError(f"The mask holds {mask.dtype} numbers: label ids are whole ones.")
-    mask = mask.astype(np.uint8) if mask.dtype.kind == "b" else mask
-    low, high = int(mask.min(initial=0)), int(mask.max(initial=0))
-    if low < 0 or high > MAX_ID:
-        raise DicomError(f"The mask has values from {low} to {high}: 0 to {MAX_ID} are possible.")
-    return mask
-
-
-def _counts(mask: NDArray[Any]) -> NDArray[np.intp]:
-    """Number of voxels of each id; slice by slice, as counting needs eight bytes a voxel."""
-    counts = np.zeros(int(mask.max(initial=0)) + 1, dtype=np.intp)
-    for k in range(mask.shape[2]):
-        counts += np.bincount(mask[:, :, k].ravel(), minlength=len(counts))
-    return counts
-
-
-def _require_known(counts: NDArray[np.intp], labels: Mapping[str, int]) -> None:
-    Naming(labels)  # refuses ids and names that no label can have
-    unknown = sorted(set(np.flatnonzero(counts).tolist()) - {0} - set(labels.values()))
-    if unknown:
-        raise DicomError(
-            f"The mask has the values {', '.join(map(str, unknown[:10]))}, which no label has; "
-            f"the labels are {', '.join(f'{name} = {number}' for name, number in labels.items())}."
-        )
-
-
 def _findings(counts: NDArray[np.intp], labels: Mapping[str, int], coded: Mapping[str, LabelCode]) -> Iterator[Finding]:
     for name, number in labels.items():
         if number >= len(counts) or not counts[number]:
@@ -268,9 +235,3 @@ def _findings(counts: NDArray[np.intp], labels: Mapping[str, int], coded: Mappin
                 f"No SNOMED CT code is known for {name!r}: it is coded as {code.type.meaning}, its name is the label.",
                 "Give its code in a YAML file.",
             )
-
-
-def _text(value: str, what: str) -> str:
-    if not value.strip() or len(value) > LO_CHARACTERS or "\\" in value:
-        raise DicomError(f"The {what} {value!r} has {len(value)} characters: 1 to 64 are possible, without backslash.")
-    return value

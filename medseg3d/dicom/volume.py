@@ -12,14 +12,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Frame, Series, Stack
-from medseg3d.dicom.model import DicomVolume
+from medseg3d.dicom.model import DicomVolume, SeriesGrid
 from medseg3d.dicom.parallel import in_processes
 from medseg3d.dicom.pixels import stored_frames
 from medseg3d.dicom.rescale import ValueRangeError, clean_bits, likely_dtype, rescale, safe_dtype
 from medseg3d.dicom.scanning import Scan, scan
 from medseg3d.errors import DicomError
 
-__all__ = ["iter_slices", "read_series", "read_stack", "require_sound", "stack_dtype"]
+__all__ = ["iter_slices", "read_grid", "read_series", "read_stack", "require_sound", "stack_dtype"]
 
 # Starting worker processes pays for itself from this much compressed data on, decoded (about a second's work).
 _PARALLEL_BYTES = 32 * 2**20
@@ -80,10 +80,7 @@ def read_stack(stack: Stack, *, workers: int | None = None) -> DicomVolume:
     Raises:
         DicomError: the stack is refused (the message names why), a frame cannot be decoded, or memory is short.
     """
-    require_sound(stack)
-    grid = stack.grid
-    if grid is None:
-        raise DicomError(f"{_name(stack)}: its slices make no regular grid.")
+    grid = _sound_grid(stack)
     try:
         try:
             voxels, found = _fill(stack, stack_dtype(stack, likely=True), workers)
@@ -104,6 +101,33 @@ def read_series(path: str | Path, *, series_uid: str | None = None, workers: int
         DicomError: nothing there; several series or volumes (the message lists them and says how to choose); the
             series is refused, and why.
     """
+    found, series = _only_volume(path, series_uid, workers)
+    volume = read_stack(series.stacks[0], workers=workers)
+    return replace(volume, findings=(*series.findings, *_unreadable(found), *volume.findings))
+
+
+def read_grid(path: str | Path, *, series_uid: str | None = None, workers: int | None = None) -> SeriesGrid:
+    """Where the one volume in a folder, zip archive or file lies: from headers alone, with ``read_series``'s errors."""
+    _, series = _only_volume(path, series_uid, workers)
+    return _sound_grid(series.stacks[0])
+
+
+def require_sound(stack: Stack) -> None:
+    """Raise ``DicomError`` with the reasons if a stack is refused."""
+    refusals = [f for f in stack.findings if f.severity == "refusal"]
+    if refusals:
+        raise DicomError(f"{_name(stack)} is refused. {' '.join(map(str, refusals))}")
+
+
+def _sound_grid(stack: Stack) -> SeriesGrid:
+    require_sound(stack)
+    if stack.grid is None:
+        raise DicomError(f"{_name(stack)}: its slices make no regular grid.")
+    return stack.grid
+
+
+def _only_volume(path: str | Path, series_uid: str | None, workers: int | None) -> tuple[Scan, Series]:
+    """What was scanned, and the series in it that is asked for: it is not refused and has one stack."""
     found = scan(path, workers=workers)
     series = _choose(path, found.series, series_uid)
     refusals = [f for f in series.findings if f.severity == "refusal"]
@@ -113,15 +137,7 @@ def read_series(path: str | Path, *, series_uid: str | None = None, workers: int
         labels = ", ".join(f"{s.label} ({len(s.frames)} slices)" for s in series.stacks[:12])
         raise DicomError(f"Series {series.uid} holds {len(series.stacks)} volumes: {labels}. Choose one of "
                          "scan(path).series[…].stacks and pass it to read_stack.")  # fmt: skip
-    volume = read_stack(series.stacks[0], workers=workers)
-    return replace(volume, findings=(*series.findings, *_unreadable(found), *volume.findings))
-
-
-def require_sound(stack: Stack) -> None:
-    """Raise ``DicomError`` with the reasons if a stack is refused."""
-    refusals = [f for f in stack.findings if f.severity == "refusal"]
-    if refusals:
-        raise DicomError(f"{_name(stack)} is refused. {' '.join(map(str, refusals))}")
+    return found, series
 
 
 def _unreadable(found: Scan) -> Iterator[Finding]:
@@ -147,7 +163,7 @@ def _choose(path: str | Path, found: Sequence[Series], series_uid: str | None) -
                         for s in found[:12])  # fmt: skip
     if series_uid is not None:
         raise DicomError(f"{path}: no series {series_uid}. There are: {listing}.")
-    raise DicomError(f"{path}: {len(found)} series: {listing}. Choose one by its UID (series_uid=…).")
+    raise DicomError(f"{path}: {len(found)} series: {listing}. Choose one by its UID (series_uid, --series-uid).")
 
 
 def _fill(stack: Stack, dtype: np.dtype[Any], workers: int | None) -> tuple[NDArray[Any], list[Finding]]:

@@ -93,7 +93,7 @@ def test_the_table_names_series_and_findings(study: Path) -> None:
     assert "7×5" in result.output
     assert "0.5×0.8×2" in result.output
     assert "LPS" in result.output
-    assert "Explicit VR Little Endian" in result.output
+    assert "Explicit LE" in result.output
     assert "gap: 1 slice is missing between slices 3 and 4 (4.00 mm)" in result.output
     assert "--fix resample" in result.output
     assert "2 series of 11 files; 1 annotations, 0 other objects, 0 unreadable, 1 not DICOM." in result.output

@@ -24,7 +24,7 @@ def rtstruct(
     output: Annotated[Path, typer.Option("--output", "-o", help="The RTSTRUCT to write.", show_default=False)],
     labels: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=ID", help="A label; may be repeated.", show_default="those of MASK's .json"),
+        typer.Option(metavar="NAME=ID,…", help="Labels; may be repeated.", show_default="those of MASK's .json"),
     ] = None,
     holes: Annotated[
         _Holes, typer.Option(help="keyhole is read everywhere; xor (a contour a hole) is new in DICOM.")
@@ -47,7 +47,7 @@ def rtstruct(
 
       medseg3d dicom rtstruct masks/case.nii.gz --series dicom/ct/ -o case_rtstruct.dcm
 
-      medseg3d dicom rtstruct mask.nrrd --series ct.zip --labels liver=1 --labels "GTV 1=2" -o rtstruct.dcm
+      medseg3d dicom rtstruct mask.nrrd --series ct.zip --labels "liver=1,GTV 1=2" -o rtstruct.dcm
     """
     from rich.console import Console
     from rich.markup import escape

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -22,6 +24,7 @@ __all__ = ["scan"]
 
 _COLOURS = {"refusal": "bold red", "warning": "yellow", "note": "dim"}
 _UNREADABLE_SHOWN = 10
+_LOG_WIDTH = 150  # a log file has no width of its own
 
 
 def scan(
@@ -52,6 +55,8 @@ def scan(
 
     # JSON has the standard output to itself.
     console = Console(stderr=as_json, highlight=False)
+    if not console.is_terminal:
+        console.width = _LOG_WIDTH
     with progress_bar(console, "Reading headers") as progress:
         found = scanning.scan(source, workers=workers or None, progress=progress)
     if as_json:
@@ -63,8 +68,8 @@ def scan(
 
 
 def _print(console: Console, found: Scan, *, show_patient: bool) -> None:
-    if found.series:
-        console.print(_table(found.series, show_patient=show_patient))
+    for table in _tables(found.series, show_patient=show_patient):
+        console.print(table)
     _print_findings(console, found.series)
     for annotation in found.annotations:
         refers = f"of series {', '.join(annotation.referenced_series)}" if annotation.referenced_series else ""
@@ -78,33 +83,52 @@ def _print(console: Console, found: Scan, *, show_patient: bool) -> None:
     )
 
 
-def _table(series: tuple[Series, ...], *, show_patient: bool) -> Table:
+def _tables(series: tuple[Series, ...], *, show_patient: bool) -> Iterator[Table]:
+    """A table a study, so that patient and study stand above it once."""
     from medseg3d.dicom.scan_report import like_stacks
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("patient", "study", "series", "modality", "description", "volumes", "slices", "matrix",
-                 "spacing mm", "orientation", "transfer syntax", "findings"):  # fmt: skip
-        table.add_column(name, overflow="fold", justify="right" if name in ("volumes", "slices") else "left")
-    for one in series:
-        for stacks in like_stacks(one):
-            table.add_row(*map(escape, _cells(one, stacks, show_patient=show_patient)), _codes(one, stacks))
-    return table
+    for study, members in groupby(series, key=lambda one: (one.patient, one.patient_id, one.study_uid)):
+        patient = study[1] if show_patient else study[0]
+        table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left",
+                      title=f"Patient {escape(patient)}, study …{study[2][-8:]}")  # fmt: skip
+        for name in (
+            "series",
+            "description",
+            "volumes",
+            "slices",
+            "matrix",
+            "spacing mm",
+            "axes",
+            "syntax",
+            "findings",
+        ):
+            # In a narrow terminal long texts fold first; numbers stay whole.
+            folds = name in ("description", "volumes", "findings")
+            justify: Literal["left", "right"] = "right" if name == "slices" else "left"
+            table.add_column(
+                name,
+                overflow="fold",
+                no_wrap=not folds,
+                justify=justify,
+                min_width=14 if name == "description" else None,
+            )
+        for one in members:
+            for stacks in like_stacks(one):
+                table.add_row(*map(escape, _cells(one, stacks)), _codes(one, stacks))
+        yield table
 
 
-def _cells(series: Series, stacks: list[Stack], *, show_patient: bool) -> list[str]:
+def _cells(series: Series, stacks: list[Stack]) -> list[str]:
     from medseg3d.geometry import orientation
 
     grid, frame = stacks[0].grid, stacks[0].frames[0]
     return [
-        series.patient_id if show_patient else series.patient,
-        f"…{series.study_uid[-8:]}",
-        str(series.number if series.number is not None else ""),
-        series.modality,
+        f"{series.number} {series.modality}" if series.number is not None else series.modality,
         series.description,
         stacks[0].label if len(stacks) == 1 else f"{len(stacks)} ({stacks[0].label}…{stacks[-1].label})",
         str(len(stacks[0].frames)),
         f"{frame.columns}×{frame.rows}",
-        "×".join(f"{s:.4g}" for s in grid.spacing_mm) if grid else "–",
+        "×".join(f"{s:.3g}" for s in grid.spacing_mm) if grid else "–",
         orientation(grid.affine_ras) if grid else "–",
         ", ".join(_short_syntax(uid) for uid in series.transfer_syntaxes),
     ]
@@ -113,7 +137,8 @@ def _cells(series: Series, stacks: list[Stack], *, show_patient: bool) -> list[s
 def _short_syntax(uid: str) -> str:
     from medseg3d.dicom.attributes import uid_name
 
-    return uid_name(uid).split(",")[0].replace("Image Compression", "").replace("  ", " ").strip()
+    name = uid_name(uid).split(",")[0].replace("Image Compression", "").replace("  ", " ").strip()
+    return name.replace(" VR Little Endian", " LE").replace(" VR Big Endian", " BE")
 
 
 def _codes(series: Series, stacks: list[Stack]) -> str:

@@ -25,7 +25,7 @@ def seg(
     kind: Annotated[_Kind, typer.Option(help="binary is read everywhere; labelmap is new in DICOM.")] = _Kind.binary,
     labels: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=ID", help="A label; may be repeated.", show_default="those of MASK's .json"),
+        typer.Option(metavar="NAME=ID,…", help="Labels; may be repeated.", show_default="those of MASK's .json"),
     ] = None,
     codes: Annotated[
         Path | None,
@@ -45,7 +45,7 @@ def seg(
 
       medseg3d dicom seg masks/case.nii.gz --series dicom/ct/ -o case_seg.dcm
 
-      medseg3d dicom seg mask.nrrd --series study.zip --series-uid 1.2.3.4 --labels liver=1 --labels tumour=2 -o seg.dcm
+      medseg3d dicom seg mask.nrrd --series study.zip --series-uid 1.2.3.4 --labels liver=1,tumour=2 -o seg.dcm
     """
     from rich.console import Console
     from rich.markup import escape
