@@ -15,7 +15,7 @@ from medseg3d.datalist.reading import read_datalist
 from medseg3d.errors import DataListError, UsageError
 from medseg3d.volume import read_volume
 
-__all__ = ["Built", "build_datalist", "parse_labels"]
+__all__ = ["Built", "build_datalist", "parse_labels", "patient_in"]
 
 
 @dataclass(frozen=True)
@@ -219,12 +219,17 @@ def _with_patients(datalist: DataList, patient_regex: str, warnings: list[str]) 
         raise UsageError(f"--patient-regex {patient_regex!r} is no regular expression: {error}.") from None
     return replace(
         datalist,
-        training=tuple(replace(case, patient=_patient(case.case, pattern)) for case in datalist.training),
-        testing=tuple(replace(case, patient=_patient(case.case, pattern)) for case in datalist.testing),
+        training=tuple(replace(case, patient=patient_in(case.case, pattern)) for case in datalist.training),
+        testing=tuple(replace(case, patient=patient_in(case.case, pattern)) for case in datalist.testing),
     )
 
 
-def _patient(case: str, pattern: re.Pattern[str]) -> str:
+def patient_in(case: str, pattern: re.Pattern[str]) -> str:
+    """The first group of ``pattern`` in the name of a case, or all that it matches.
+
+    Raises:
+        DataListError: it matches nothing.
+    """
     match = pattern.search(case)
     patient = match and (match[1] if pattern.groups else match[0])
     if not patient:

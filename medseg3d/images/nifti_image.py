@@ -43,7 +43,7 @@ def nifti_pages(path: Path) -> int:
     return _shape(_open(path).shape, path)[2]
 
 
-@lru_cache(maxsize=1)  # the slices of a volume are read one after the other, and each needs all of a .nii.gz unpacked
+@lru_cache(maxsize=4)  # the slices of a volume are read one after the other, and each needs all of a .nii.gz unpacked
 def _read(path: Path, changed_ns: int, size_bytes: int) -> tuple[NDArray[Any], tuple[float, float]]:
     image = _open(path)
     try:

@@ -1,0 +1,364 @@
+"""Make a list of 2D images from what people have: folders, a table, masks, boxes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medseg3d.datalist.build import patient_in
+from medseg3d.datalist.cases import Finding
+from medseg3d.datalist.model import absolute, shorten
+from medseg3d.errors import CaseError, DataListError, UsageError
+from medseg3d.images.box_sources import from_coco, from_voc, from_yolo, is_coco, is_voc, is_yolo
+from medseg3d.images.check import ImageReport, Progress, inspect_items, report_on
+from medseg3d.images.class_sources import folders_with_table, from_class_folders, from_table, has_image_column
+from medseg3d.images.drafts import PARTS, Draft, Part, Source, images_in, problem, visible
+from medseg3d.images.image import count_pages, image_name
+from medseg3d.images.inspect import Inspected
+from medseg3d.images.mask_sources import from_mask_folders, mask_folders
+from medseg3d.images.model import ImageItem, ImageList, ImageRef, Task
+from medseg3d.images.splitting import SplitFile, into_folds, into_shares, parts_of, placed
+
+__all__ = ["build_image_list", "find_source"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """How to divide the images; nothing is divided where nothing is given."""
+
+    folds: int = 0
+    shares: tuple[float, float, float] | None = None
+    files: tuple[SplitFile, ...] = ()
+    seed: int = 0
+
+
+def build_image_list(
+    source: str | Path,
+    *,
+    path: str | Path,
+    task: Task | None = None,
+    name: str = "",
+    labels: Sequence[str] | Mapping[str, int] = (),
+    multi_label: bool = False,
+    images: str | Path | None = None,
+    patient_regex: str = "",
+    split: Split | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> ImageReport:
+    """Find the images that ``source`` describes, open each, and make the list that ``path`` is to hold.
+
+    Nothing is written, and where the report has errors nothing should be. Understood are: a folder a class (with a
+    table of patients beside them); a table (CSV) of images and labels; ``images`` with ``masks``; Pascal VOC, COCO and
+    YOLO boxes; each also below ``train``, ``val`` and ``test``. Files of several pages become an image a page.
+
+    Args:
+        source: A folder, a CSV or a COCO file.
+        path: Where the list will lie; its paths are relative to there.
+        task: What is to be learnt, where the source allows several.
+        name: Name of the data set; the source's by default.
+        labels: Names in the order of their ids, or names and ids; found in the source by default.
+        multi_label: An image may have several classes, also where each happens to have one.
+        images: The folder of the images that a table or annotations name.
+        patient_regex: Finds the patient in the name of the image: its first group, or all that it matches.
+        split: How to divide the images.
+
+    Raises:
+        UsageError: options that mean nothing together, or a regular expression that is none.
+        DataListError: no source that is known; a split that cannot be made, or that would leak.
+    """
+    source, path, split = absolute(source), absolute(path), split or Split()
+    found = find_source(source, task=task, labels=labels, multi_label=multi_label, images=images)
+    drafts, problems = _pages(found.drafts)
+    drafts = _with_patients(_with_cases(drafts), patient_regex)
+    drafts, unlisted = _with_parts(drafts, split.files)
+    drafts, unknown = _with_known_classes(drafts, labels)
+    problems = [*found.problems, *problems, *unlisted, *unknown]
+    if not drafts:
+        raise _nothing(source, problems)
+    inspected = inspect_items(drafts, workers=workers, progress=progress)
+    problems += _no_patients(drafts, patient_regex)
+    order = sorted(
+        range(len(drafts)), key=lambda i: drafts[i].part == "testing"
+    )  # training first, as the report has it
+    drafts, inspected = [drafts[i] for i in order], [inspected[i] for i in order]
+    ids, unnamed = _label_ids(found, labels, inspected)
+    problems += unnamed
+    validated = any(draft.part == "validation" for draft in drafts)
+    items = [
+        placed(_item(draft, seen), draft.part if validated else None)
+        for draft, seen in zip(drafts, inspected, strict=True)
+    ]
+    listed = ImageList(
+        path=path,
+        name=name or source.stem,
+        task=found.task,
+        labels=ids,
+        multi_label=found.multi_label,
+        training=tuple(i for i, d in zip(items, drafts, strict=True) if d.part != "testing"),
+        testing=tuple(i for i, d in zip(items, drafts, strict=True) if d.part == "testing"),
+    )
+    report = report_on(listed, drafts, inspected, problems)
+    return _split(report, drafts, inspected, split, problems) if report.ok else report
+
+
+def find_source(
+    source: Path,
+    *,
+    task: Task | None = None,
+    labels: Sequence[str] | Mapping[str, int] = (),
+    multi_label: bool = False,
+    images: str | Path | None = None,
+) -> Source:
+    """What a folder or file describes, without opening an image.
+
+    Raises:
+        DataListError: no layout that is known, or not for this task.
+    """
+    names = tuple(labels)
+    folder = None if images is None else absolute(images)
+    found = (
+        _of_file(source, folder, names, multi_label)
+        if source.is_file()
+        else _of_folder(source, folder, names, multi_label, task)
+    )
+    if found is None:
+        raise DataListError(
+            f"{source}: no layout of 2D images that is known"
+            + (f" for {task}" if task else "")
+            + ": a folder a class, a CSV with a column image, images/ with masks/, Annotations/*.xml (VOC), a COCO "
+            "file, or images/ with labels/*.txt (YOLO)."
+        )
+    if task is not None and found.task != task:
+        raise DataListError(f"{source} describes {found.task}, not {task}.")
+    return found
+
+
+def _of_file(source: Path, images: Path | None, names: tuple[str, ...], multi_label: bool) -> Source | None:
+    if has_image_column(source):
+        return from_table(source, images=images, labels=names, multi_label=multi_label)
+    return from_coco(source, images=images) if source.suffix.lower() == ".json" and is_coco(source) else None
+
+
+def _of_folder(
+    folder: Path, images: Path | None, names: tuple[str, ...], multi_label: bool, task: Task | None
+) -> Source | None:
+    if not folder.is_dir():
+        raise DataListError(f"{folder} does not exist: name a folder of images, a CSV or a COCO file.")
+    if is_voc(folder):
+        return from_voc(folder, images=images)
+    if is_yolo(folder):
+        return from_yolo(folder)
+    tables = [file for file in visible(folder) if has_image_column(file)]
+    if len(tables) > 1:
+        raise DataListError(
+            f"{folder} has several tables of images ({shorten(t.name for t in tables)}): name the file."
+        )
+    if tables and task in (None, "classification"):
+        return folders_with_table(folder, tables[0], names, multi_label)
+    split = [
+        (child, PARTS[child.name.lower()])
+        for child in visible(folder)
+        if child.name.lower() in PARTS and child.is_dir()
+    ]
+    if split:
+        return _joined([_unsplit(child, part, task) for child, part in split], folder)
+    return _unsplit(folder, None, task)
+
+
+def _unsplit(folder: Path, part: Part | None, task: Task | None) -> Source | None:
+    pair = mask_folders(folder)
+    if pair and task in (None, "segmentation_2d"):
+        return from_mask_folders(*pair, part)
+    coco = [file for file in visible(folder) if file.suffix.lower() == ".json" and is_coco(file)]
+    if len(coco) == 1 and task in (None, "detection"):
+        return from_coco(coco[0], images=folder, part=part)
+    classes = [child for child in visible(folder) if child.is_dir() and images_in(child, deep=True)]
+    return from_class_folders(folder, part) if classes and task in (None, "classification") else None
+
+
+def _joined(sources: Sequence[Source | None], folder: Path) -> Source | None:
+    """The parts of a data set that is already split, as one."""
+    known = [source for source in sources if source is not None]
+    if not known or len(known) < len(sources):
+        return None
+    if len({(source.task, source.multi_label) for source in known}) > 1:
+        raise DataListError(f"{folder}: its parts describe different tasks ({', '.join(s.task for s in known)}).")
+    labels = tuple(dict.fromkeys(name for source in known for name in source.labels))
+    return Source(
+        known[0].task,
+        tuple(draft for source in known for draft in source.drafts),
+        tuple(sorted(labels)) if known[0].task == "classification" else labels,
+        known[0].multi_label,
+        tuple(finding for source in known for finding in source.problems),
+    )
+
+
+def _nothing(source: Path, problems: Sequence[Finding]) -> DataListError:
+    reasons = shorten((finding.message for finding in problems), limit=3)
+    return DataListError(f"{source}: no image that can be used{f' ({reasons})' if reasons else ''}.")
+
+
+# Pages, names, patients, parts ---------------------------------------------------------------------------------------
+
+SEVERAL_PAGES = (".tif", ".tiff", ".dcm", ".dicom", ".nii", ".nii.gz")
+
+
+def _pages(drafts: Sequence[Draft]) -> tuple[list[Draft], list[Finding]]:
+    """An image for every page of a file; its pages are one patient, and masks have as many."""
+    single: list[Draft] = []
+    problems: list[Finding] = []
+    for draft in drafts:
+        try:
+            single += _pages_of(draft)
+        except CaseError as error:
+            problems.append(problem(draft.where, "unreadable", str(error)))
+    return single, problems
+
+
+def _pages_of(draft: Draft) -> list[Draft]:
+    path = draft.image.path
+    may_have = path.name.lower().endswith(SEVERAL_PAGES) or not path.suffix
+    pages = count_pages(path) if may_have and draft.image.page is None else 1
+    if pages == 1:
+        return [draft]
+    if draft.boxes is not None:
+        raise CaseError(
+            f"{path} holds {pages} pages, and nothing says which one the boxes are on: write one file a page."
+        )
+    for mask in draft.masks or ():
+        if (others := count_pages(mask.path)) != pages:
+            raise CaseError(f"{mask.path} has {others} pages, {path.name} {pages}: a mask needs one for each.")
+    stem = image_name(path)
+    return [
+        replace(
+            draft,
+            image=ImageRef(path, page),
+            case=f"{stem}_{page:03d}",
+            patient=draft.patient or stem,
+            masks=None if draft.masks is None else tuple(ImageRef(mask.path, page) for mask in draft.masks),
+        )
+        for page in range(pages)
+    ]
+
+
+def _with_cases(drafts: Sequence[Draft]) -> list[Draft]:
+    """Name images after their files, and with their folder before where two files have one name."""
+    names = [draft.case or image_name(draft.image.path) for draft in drafts]
+    for _ in range(2):
+        counts = Counter(names)
+        names = [
+            name if counts[name] == 1 else f"{draft.image.path.parent.name}_{name}"
+            for name, draft in zip(names, drafts, strict=True)
+        ]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataListError(
+            f"{len(repeated)} names stand for several images ({shorten(repeated)}): list each image once, and give "
+            "files of one folder different names, not only different suffixes."
+        )
+    return [replace(draft, case=name) for name, draft in zip(names, drafts, strict=True)]
+
+
+def _with_patients(drafts: Sequence[Draft], patient_regex: str) -> list[Draft]:
+    if not patient_regex:
+        return [replace(draft, patient=draft.patient or draft.case) for draft in drafts]
+    try:
+        pattern = re.compile(patient_regex)
+    except re.error as error:
+        raise UsageError(f"--patient-regex {patient_regex!r} is no regular expression: {error}.") from None
+    return [replace(draft, patient=patient_in(draft.case, pattern)) for draft in drafts]
+
+
+def _no_patients(drafts: Sequence[Draft], patient_regex: str) -> list[Finding]:
+    if patient_regex or any(draft.patient != draft.case for draft in drafts):
+        return []
+    message = "every image counts as a patient of its own. If a patient has several, name them in a column patient, or "
+    message += "pass --patient-regex, as in --patient-regex '^([0-9]+)_', so that folds do not share patients."
+    return [problem("patients", "patients-unknown", message, warning=True)]
+
+
+def _with_parts(drafts: Sequence[Draft], files: Sequence[SplitFile]) -> tuple[list[Draft], list[Finding]]:
+    if not files:
+        return list(drafts), []
+    names = {draft.case: (draft.case, draft.image.path.name, image_name(draft.image.path)) for draft in drafts}
+    parts, problems = parts_of(files, names)
+    return [replace(draft, part=parts[draft.case]) for draft in drafts if draft.case in parts], problems
+
+
+def _with_known_classes(
+    drafts: Sequence[Draft], labels: Sequence[str] | Mapping[str, int]
+) -> tuple[list[Draft], list[Finding]]:
+    """Images whose classes and boxes all have one of the ``labels``; the rows of the others."""
+    if not labels:
+        return list(drafts), []
+    known: list[Draft] = []
+    problems: list[Finding] = []
+    for draft in drafts:
+        named = [(name, draft.where) for name in draft.classes or ()]
+        named += [(box.box.label, box.where) for box in draft.boxes or ()]
+        unknown = [(name, where) for name, where in named if name not in labels]
+        problems += [
+            problem(where, "class-unknown", f"class {name!r} is none of {shorten(labels)}.") for name, where in unknown
+        ]
+        known += [] if unknown else [draft]
+    return known, problems
+
+
+# The list ------------------------------------------------------------------------------------------------------------
+
+
+def _item(draft: Draft, seen: Inspected) -> ImageItem:
+    return ImageItem(
+        case=draft.case,
+        patient=draft.patient or draft.case,
+        image=draft.image,
+        fold=draft.fold,
+        classes=draft.classes,
+        masks=draft.masks,
+        boxes=None if draft.boxes is None else tuple(box for box in seen.boxes if box.has_area),
+    )
+
+
+def _label_ids(
+    found: Source, labels: Sequence[str] | Mapping[str, int], inspected: Sequence[Inspected]
+) -> tuple[dict[str, int], list[Finding]]:
+    """Names and ids: as they are given, as the source names them, or by the values of the masks."""
+    if isinstance(labels, Mapping):
+        return dict(labels), []
+    start = 0 if found.task == "classification" else 1
+    if names := tuple(labels) or found.labels:
+        return {name: number for number, name in enumerate(names, start)}, []
+    values = sorted({value for seen in inspected for mask in seen.mask_pixels or () for value in mask})
+    if found.task != "segmentation_2d" or not values:
+        raise DataListError(f"No label is found in {len(inspected)} images: name them with --labels.")
+    if values in ([1], [255]):
+        return {"foreground": 1}, []
+    ids = {f"label_{value}": value for value in values}
+    message = f"they have no names: {', '.join(ids)} were found. Name them, as in --labels name=1,other=2."
+    return ids, [problem("labels", "labels-unnamed", message, warning=True)]
+
+
+def _split(
+    report: ImageReport,
+    drafts: Sequence[Draft],
+    inspected: Sequence[Inspected],
+    split: Split,
+    problems: Sequence[Finding],
+) -> ImageReport:
+    images = report.images
+    if not split.folds and split.shares is None:
+        return report
+    if images.folds or (images.testing and split.shares):
+        raise UsageError("The data set says how it is split already: leave --split and --folds out.")
+    if split.shares is not None:
+        done = into_shares(images, split.shares, seed=split.seed, presence=report.presence, contents=report.contents)
+    else:
+        done = into_folds(
+            images, folds=split.folds, seed=split.seed, presence=report.presence, contents=report.contents
+        )
+    seen_of = {draft.case: (draft, seen) for draft, seen in zip(drafts, inspected, strict=True)}
+    pairs = [seen_of[item.case] for item in (*done.training, *done.testing)]
+    return report_on(done, [draft for draft, _ in pairs], [seen for _, seen in pairs], problems)
