@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import edt
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
@@ -28,6 +29,12 @@ TIE_MM = 1e-4
 
 REACH = 3
 """Voxels along each axis in which a point looks for the other surface before it asks the search tree."""
+
+FIRST_LOOK = 32
+"""Places after which a surface that is mostly still without a neighbour is taken to lie farther off."""
+
+DENSE = 0.03
+"""Share of all voxels from which a distance transform of the whole box costs less than to search for each of them."""
 
 
 @dataclass(frozen=True)
@@ -158,20 +165,24 @@ def _nearest_mm(
     """Distance in mm from each of ``points`` to the nearest of ``goals``, both flat indices into ``is_goal``.
 
     Most surfaces that are compared lie a voxel or two apart, so each point first looks around itself, nearest places
-    first; those that find nothing there ask a search tree. Cost and memory grow with the surface, not with the volume.
+    first; those that find nothing there ask a search tree. Cost and memory then grow with the surface, not with the
+    volume. Only where very many are left, as in noise, a distance transform (float32) answers all at once.
     """
     if not goals.size:
         return np.full(points.size, np.inf)
     distances = np.zeros(points.size)
     flat = is_goal.ravel()
     left = np.flatnonzero(~flat[points])
-    for offset, distance in _around(is_goal.shape, spacing_mm):
-        if not left.size:
-            return distances
+    for tried, (offset, distance) in enumerate(_around(is_goal.shape, spacing_mm)):
+        if not left.size or (tried == FIRST_LOOK and left.size > points.size / 2):
+            break
         hit = flat[points[left] + offset]
         distances[left[hit]] = distance
         left = left[~hit]
-    if left.size:
+    if left.size > DENSE * is_goal.size:
+        squared = edt.edtsq((~is_goal).view(np.uint8), anisotropy=tuple(map(float, spacing_mm)))
+        distances[left] = np.sqrt(squared.ravel()[points[left]], dtype=np.float64)
+    elif left.size:
         # Sliding midpoints, not medians: points on a grid tie, and the tree is made twice as fast.
         tree = KDTree(_in_mm(goals, is_goal.shape, spacing_mm), leafsize=32, balanced_tree=False, compact_nodes=False)
         distances[left] = tree.query(_in_mm(points[left], is_goal.shape, spacing_mm))[0]

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 
-from medseg3d.metrics import surfel_distances, voxel_surface_distances
+from medseg3d.metrics import surface, surfel_distances, voxel_surface_distances
 from medseg3d.metrics.surface import REACH, TIE_MM
 
 # Dense and sparse noise: touching borders, single voxels, far-away pieces, all or almost nothing set.
@@ -25,6 +25,9 @@ MASK_PAIRS = array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=9).flatma
 LAW = settings(max_examples=40, deadline=None)
 SPACINGS = st.tuples(*[st.floats(0.3, 5.0)] * 3)
 NEITHER_EMPTY = MASK_PAIRS.filter(lambda pair: pair[0].any() and pair[1].any())
+
+# MONAI interpolates between ranks in float32: rank 282.05 of 300 is known to about 2e-5 of a step.
+RANK_ROUNDING = 2e-5
 
 
 def box(*corner: int, size: tuple[int, int, int] = (4, 4, 4), shape: tuple[int, int, int] = (16, 16, 16)) -> np.ndarray:
@@ -129,7 +132,7 @@ def test_room_around_the_masks_changes_nothing(pair, spacing):
         tight = distances(*pair, spacing_mm=spacing)
         roomy = distances(*(np.pad(mask, 3) for mask in pair), spacing_mm=spacing)
         for name in ("reference_mm", "prediction_mm", "reference_weight", "prediction_weight"):
-            assert getattr(tight, name) == pytest.approx(getattr(roomy, name), rel=1e-12)
+            assert getattr(tight, name) == pytest.approx(getattr(roomy, name), rel=1e-6)  # float32 in one
 
 
 def test_one_empty_mask_is_infinitely_far_and_two_are_undefined():
@@ -158,7 +161,7 @@ def test_point_wise_measures_are_those_of_monai(pair, spacing):
     options = {"include_background": True, "spacing": spacing}
     assert found.hausdorff_mm() == pytest.approx(float(compute_hausdorff_distance(*tensors, **options)), rel=1e-5)
     hd95 = float(compute_hausdorff_distance(*tensors, percentile=95, **options))
-    assert found.hausdorff_mm(95) == pytest.approx(hd95, rel=1e-5, abs=1e-6)
+    assert found.hausdorff_mm(95) == pytest.approx(hd95, rel=1e-5, abs=RANK_ROUNDING * found.hausdorff_mm())
     mean = float(compute_average_surface_distance(*tensors, symmetric=True, **options))
     assert found.mean_mm() == pytest.approx(mean, rel=1e-5, abs=1e-6)
 
@@ -205,7 +208,7 @@ def test_pictures_have_contours(reference, prediction, spacing):
     points = voxel_surface_distances(reference, prediction, spacing_mm=spacing)
     tensors = as_monai(prediction), as_monai(reference)
     monai = compute_hausdorff_distance(*tensors, include_background=True, spacing=spacing, percentile=95)
-    assert points.hausdorff_mm(95) == pytest.approx(float(monai), rel=1e-5, abs=1e-6)
+    assert points.hausdorff_mm(95) == pytest.approx(float(monai), rel=1e-5, abs=RANK_ROUNDING * points.hausdorff_mm())
 
 
 @LAW
@@ -245,6 +248,23 @@ def test_near_and_far_are_searched_alike(gap, spacing):
         b = box(*(gap * s for s in step), size=(1, 1, 1), shape=(size,) * 3)
         expected = np.linalg.norm(gap * np.array(step) * spacing)
         assert voxel_surface_distances(a, b, spacing_mm=spacing).hausdorff_mm() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dense", [0.0, 1.0])
+@pytest.mark.parametrize("first_look", [0, 10_000])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.9, 3.1)])
+def test_every_way_of_searching_finds_the_same(monkeypatch, dense, first_look, spacing):
+    monkeypatch.setattr(surface, "DENSE", dense)
+    monkeypatch.setattr(surface, "FIRST_LOOK", first_look)
+    noise = np.random.default_rng(0).random((30, 20, 12)) < 0.4
+    reference, prediction = noise & (np.arange(30) < 16)[:, None, None], box(20, 4, 2, shape=noise.shape)
+    found = voxel_surface_distances(reference, prediction, spacing_mm=spacing)
+    for mask, other, distances in (
+        (reference, prediction, found.reference_mm),
+        (prediction, reference, found.prediction_mm),
+    ):
+        points, goals = (m & ~ndimage.binary_erosion(m) for m in (mask, other))
+        assert distances == pytest.approx(ndimage.distance_transform_edt(~goals, sampling=spacing)[points], rel=1e-6)
 
 
 @LAW
