@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import SeriesInfo
 from medseg3d.dicom.resample import MAX_GAP_MM
+from medseg3d.errors import UsageError
 
 if TYPE_CHECKING:
     from medseg3d.dicom.annotation import Overlap
@@ -29,11 +30,22 @@ class LabelRules:
         naming: names and ids of labels; None gives every name an id of its own.
         overlap: see ``to_label_map``.
         accept: refusals of contours that shall be warnings, see ``read_rtstruct``.
+
+    Raises:
+        UsageError: ``accept`` holds a code that cannot be accepted.
     """
 
     naming: Naming | None = None
     overlap: Overlap = "refuse"
     accept: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.accept:
+            return
+        from medseg3d.dicom.rtstruct_read import ACCEPTABLE
+
+        if unknown := sorted(set(self.accept) - set(ACCEPTABLE)):
+            raise UsageError(f"{', '.join(unknown)} cannot be accepted; what can is {', '.join(ACCEPTABLE)}.")
 
 
 @dataclass(frozen=True)

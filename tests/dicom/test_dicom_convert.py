@@ -222,7 +222,9 @@ class TestRepair:
         assert [result.status for result in results] == ["written", "written"]
         for result, truth in zip(results, (axial, coronal), strict=True):
             assert_array_equal(np.asanyarray(nibabel.load(result.image).dataobj), truth.values)
-            assert not result.failed
+            finding = next(f for f in result.findings if f.code == "mixed_orientation")
+            assert (finding.severity, finding.remedy) == ("warning", "")
+        assert not any(result.failed for result in results)
 
 
 class TestLabels:
@@ -390,6 +392,11 @@ class TestCommand:
         assert status == 0
         assert f"Next: medseg3d datalist build {out} -o {out}/dataset.json --labels {out}/labels.json" in shown
         assert len(list((out / "labels").glob("*.nii"))) == 1
+
+    def test_what_cannot_be_accepted_is_wrong_usage(self, tmp_path):
+        with pytest.raises(UsageError, match="crossing cannot be accepted; what can is"):
+            self.invoke(study(tmp_path / "in"), tmp_path / "out", "--accept", "crossing")
+        assert not (tmp_path / "out").exists()
 
     def test_only_what_is_no_volume_is_a_failure_too(self, tmp_path):
         SyntheticSeries(slices=1).write(tmp_path / "in")

@@ -84,13 +84,16 @@ def convert(
 ) -> None:
     """Convert DICOM series to NIfTI; RTSTRUCT and SEG become label maps on the grid of their series.
 
-    Every image has a JSON beside it: findings, what was done, and which slice is which. Series whose geometry is not
-    sound (gaps, tilt, mixed orientations, repeats, …) are named with the reason and what to do, and become no file; the
-    exit status is then 1. Localizers, screenshots and single slices are left out and do not count as failures.
+    Every image has a JSON beside it: findings, what was done, and which
+    slice is which. Series whose geometry is not sound (gaps, tilt, mixed
+    orientations, repeats, …) are named with the reason and what to do, and
+    become no file; the exit status is then 1. Localizers, screenshots and
+    single slices are left out and do not count as failures.
 
-    OUT can be given to: medseg3d datalist build OUT --labels OUT/labels.json -o OUT/dataset.json
+    OUT is ready for: medseg3d datalist build OUT --labels OUT/labels.json
 
-    The YAML of --labels: labels: {liver: 1, tumour: 2} and names: {"GTV*": tumour, "Couch*": null}.
+    The YAML of --labels has labels: {liver: 1, tumour: 2} and, for other
+    spellings, names: {"GTV*": tumour, "Couch*": null}.
 
     [bold]Examples[/]
 
