@@ -12,7 +12,7 @@ import torch
 from medseg3d.engines.checkpoint import load_checkpoint
 from medseg3d.errors import CheckpointError
 
-__all__ = ["file_sha256", "load_weights"]
+__all__ = ["file_sha256", "load_weights", "read_state"]
 
 # Where training checkpoints keep the network's state dict; a bundle's models/model.pt is the state dict itself.
 STATE_KEYS = ("network", "model", "state_dict")
@@ -30,7 +30,7 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> str:
         CheckpointError: no such file, not readable without unpickling code, or of another network.
     """
     path = Path(path)
-    state = _read_state(path)
+    state = read_state(path)
     wanted = network.state_dict()
     problems = [*_key_problems(wanted, state), *_shape_problems(wanted, state)]
     if problems:
@@ -46,7 +46,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
+def read_state(path: Path) -> Mapping[str, torch.Tensor]:
+    """The state dict in a file of weights, or in a training checkpoint.
+
+    Raises:
+        CheckpointError: no such file, not readable without unpickling code, or no state dict in it.
+    """
     content: Any = load_checkpoint(path)
     for key in STATE_KEYS:
         if isinstance(content.get(key), Mapping):
