@@ -21,8 +21,9 @@ from medseg3d.images.inspect import Inspected
 from medseg3d.images.mask_sources import from_mask_folders, mask_folders
 from medseg3d.images.model import ImageItem, ImageList, ImageRef, Task
 from medseg3d.images.splitting import SplitFile, into_folds, into_shares, parts_of, placed
+from medseg3d.volume import SUFFIXES as VOLUMES
 
-__all__ = ["build_image_list", "find_source"]
+__all__ = ["Split", "build_image_list", "describes_images", "find_source"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,19 @@ def build_image_list(
     )
     report = report_on(listed, drafts, inspected, problems)
     return _split(report, drafts, inspected, split, problems) if report.ok else report
+
+
+def describes_images(source: Path) -> bool:
+    """Whether a folder or file describes 2D images, by its names alone; volumes come first where both would do."""
+    if source.is_file():
+        return has_image_column(source) or (source.suffix.lower() == ".json" and is_coco(source))
+    if not source.is_dir() or (source / "dataset.json").is_file():
+        return False
+    if is_voc(source) or is_yolo(source):
+        return True
+    pair = mask_folders(source)
+    files = images_in(pair[0]) if pair else images_in(source, deep=True)
+    return bool(files) and not any(file.name.lower().endswith(VOLUMES) for file in files)
 
 
 def find_source(
@@ -351,7 +365,7 @@ def _split(
     images = report.images
     if not split.folds and split.shares is None:
         return report
-    if images.folds or (images.testing and split.shares):
+    if images.folds:
         raise UsageError("The data set says how it is split already: leave --split and --folds out.")
     if split.shares is not None:
         done = into_shares(images, split.shares, seed=split.seed, presence=report.presence, contents=report.contents)

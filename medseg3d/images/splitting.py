@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medseg3d.datalist import folds as folding
 from medseg3d.datalist.cases import Finding
@@ -14,6 +15,9 @@ from medseg3d.errors import DataListError, UsageError
 from medseg3d.images.drafts import Part, problem
 from medseg3d.images.image import image_name
 from medseg3d.images.model import ImageItem, ImageList, as_datalist
+
+if TYPE_CHECKING:
+    from medseg3d.images.check import ImageReport
 
 __all__ = ["HELD_OUT", "TRAINED_ON", "Contents", "into_folds", "into_shares", "parse_shares", "read_split_files"]
 
@@ -68,9 +72,14 @@ def into_shares(
     """Divide the training images by shares of training (fold 1), validation (fold 0) and testing.
 
     Raises:
+        UsageError: a share for testing where the list has testing images.
         DataListError: fewer patients than parts, or one image under two patients.
     """
     wanted = [share for share in shares if share > 0]
+    if images.testing and len(wanted) > 2:
+        raise UsageError(
+            f"{images.path} has {len(images.testing)} testing images already: give two shares, as in 80/20."
+        )
     divided = folding.divide(as_datalist(images), shares=wanted, seed=seed, presence=presence, contents=contents)
     part_of = {case.case: case.fold for case in divided.training}
     fold_of = {0: TRAINED_ON, 1: HELD_OUT}
@@ -80,6 +89,16 @@ def into_shares(
         training=tuple(replace(item, fold=fold_of[part]) for item, part in parted if part in fold_of),
         testing=(*images.testing, *(replace(item, fold=None) for item, part in parted if part not in fold_of)),
     )
+
+
+def refuse_errors(report: ImageReport) -> None:
+    """Raise ``DataListError`` where images have errors: what cannot be read, or is there twice, cannot be split."""
+    errors = [finding.message for finding in report.findings if finding.severity == "error"]
+    if errors:
+        raise DataListError(
+            f"{report.images.path} has {len(errors)} errors: {shorten(errors, limit=2)}. "
+            f"`medseg3d datalist check {report.images.path}` lists them."
+        )
 
 
 def read_split_files(texts: Sequence[str], folders: Sequence[Path]) -> tuple[SplitFile, ...]:
