@@ -42,6 +42,9 @@ class VolumeWriter:
         options: of the conversion.
         annotations: those of the study; each volume takes the ones that refer to its series.
         workers: threads that decode and compress; None for one a CPU core.
+
+    Raises:
+        UsageError: the one annotation that was asked for is not there; a damaged ``labels.json`` of an earlier run.
     """
 
     def __init__(
@@ -51,6 +54,9 @@ class VolumeWriter:
         self.options = options
         self.workers = workers or os.cpu_count() or 1
         self.annotations = [a for a in annotations if options.annotation in ("", a.sop_instance_uid, _file_name(a))]
+        if options.annotation and not self.annotations:
+            listed = ", ".join(_file_name(a) for a in annotations) or "none"
+            raise UsageError(f"No RTSTRUCT or SEG here is {options.annotation!r}; there is {listed}.")
         self.label_ids = read_label_ids(out / LABEL_IDS)
 
     def write(self, name: str, job: Job) -> Converted:

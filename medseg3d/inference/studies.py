@@ -72,6 +72,8 @@ def study_cases(path: Path, *, modality: str | None = None) -> list[dict[str, An
     found = scan(path)
     if not found.series and (found.unreadable or found.annotations or found.other):
         raise CaseError(f"{path}: DICOM, but no image that can be read. {_what_else(found)}")
+    for broken in found.unreadable:
+        logger.warning("%s: not readable, a slice may be missing: %s", broken.file, broken.reason)
     outcomes = [
         outcome
         for series in found.series

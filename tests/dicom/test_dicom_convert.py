@@ -393,6 +393,18 @@ class TestCommand:
         assert f"Next: medseg3d datalist build {out} -o {out}/dataset.json --labels {out}/labels.json" in shown
         assert len(list((out / "labels").glob("*.nii"))) == 1
 
+    def test_a_file_that_cannot_be_read_is_a_failure(self, tmp_path):
+        *_, last = SyntheticSeries().write(tmp_path / "in")
+        last.write_bytes(last.read_bytes()[:300])
+        status, shown = self.invoke(tmp_path / "in", tmp_path / "out")
+        assert status == 1
+        assert "0005.dcm: not readable, a slice may be missing" in shown
+        assert "Wrote 1 of 1 volumes" in shown
+
+    def test_an_annotation_that_is_not_there_is_wrong_usage(self, tmp_path):
+        with pytest.raises(UsageError, match=r"No RTSTRUCT or SEG here is 'seg\.dcm'; there is rtstruct\.dcm"):
+            self.invoke(study(tmp_path / "in"), tmp_path / "out", "--annotation", "seg.dcm")
+
     def test_what_cannot_be_accepted_is_wrong_usage(self, tmp_path):
         with pytest.raises(UsageError, match="crossing cannot be accepted; what can is"):
             self.invoke(study(tmp_path / "in"), tmp_path / "out", "--accept", "crossing")

@@ -87,8 +87,9 @@ def convert(
     Every image has a JSON beside it: findings, what was done, and which
     slice is which. Series whose geometry is not sound (gaps, tilt, mixed
     orientations, repeats, …) are named with the reason and what to do, and
-    become no file; the exit status is then 1. Localizers, screenshots and
-    single slices are left out and do not count as failures.
+    become no file; the exit status is then 1, as with files that cannot be
+    read. Localizers, screenshots and single slices are left out and do not
+    count as failures.
 
     OUT is ready for: medseg3d datalist build OUT --labels OUT/labels.json
 
@@ -142,7 +143,8 @@ def convert(
             "--patient-regex '^([^_]+)_'",
             markup=False,
         )
-    if any(result.failed for result in results) or not written:
+    # A file that cannot be read may be the last slice of any series, which nobody would miss.
+    if any(result.failed for result in results) or found.unreadable or not written:
         raise typer.Exit(1)
 
 
@@ -182,7 +184,9 @@ def _print_rest(console: Console, found: Scan, unmatched: Sequence[AnnotationFil
             "no label is made of it."
         )
     for broken in found.unreadable[:SHOWN_FILES]:
-        console.print(f"[yellow]{escape(str(broken.file))}[/]: not readable: {escape(broken.reason)}")
+        console.print(
+            f"[red]{escape(str(broken.file))}[/]: not readable, a slice may be missing: {escape(broken.reason)}"
+        )
     for files in (unmatched, found.unreadable):
         if len(files) > SHOWN_FILES:
             console.print(f"… and {len(files) - SHOWN_FILES} more")
