@@ -1,7 +1,8 @@
 """Boxes of objects in images: the spellings of their coordinates, moved, scaled, clipped, and tested for area.
 
-A box is ``xyxy``: left, top, right, bottom in pixels, where pixel (row, column) covers the square from (column, row) to
-(column + 1, row + 1). So an image of w × h pixels is the box (0, 0, w, h), and a width is right − left with nothing added.
+A box is ``xyxy``: left, top, right, bottom in pixels, where pixel (row, column) covers the square from (column, row)
+to (column + 1, row + 1). So an image of w × h pixels is the box (0, 0, w, h), and a width is right − left, nothing
+added.
 Arrays of boxes have the shape (n, 4), n may be 0. Nothing here imports torch.
 """
 
@@ -130,4 +131,4 @@ def has_area(boxes: ArrayLike, *, smallest_side: float = SMALLEST_SIDE) -> NDArr
     boxes = as_boxes(boxes)
     with np.errstate(invalid="ignore"):
         large = (boxes[:, 2:] - boxes[:, :2] >= smallest_side).all(axis=1)
-    return large & np.isfinite(boxes).all(axis=1)
+    return np.asarray(large & np.isfinite(boxes).all(axis=1))

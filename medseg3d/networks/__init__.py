@@ -1,6 +1,19 @@
 """Networks that bundles name with ``_target_`` beside MONAI's own."""
 
+from medseg3d.networks.anchors import fit_anchors
+from medseg3d.networks.classifiers import ImageClassifier
+from medseg3d.networks.detector_weights import load_detector_weights
+from medseg3d.networks.detectors import detector
+from medseg3d.networks.pretrained import load_initial_weights
 from medseg3d.networks.segmenters2d import segmenter2d
 from medseg3d.networks.slicewise import SliceWise
 
-__all__ = ["SliceWise", "segmenter2d"]
+__all__ = [
+    "ImageClassifier",
+    "SliceWise",
+    "detector",
+    "fit_anchors",
+    "load_detector_weights",
+    "load_initial_weights",
+    "segmenter2d",
+]
