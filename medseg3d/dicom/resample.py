@@ -29,6 +29,8 @@ GAP = 1.5
 # Where a slice is off the new grid by less than this part of a voxel it is copied.
 ON_GRID = 0.01
 
+ROUNDING_MM = 1e-3  # positions are written as decimals; a gap of "10 mm" may be 10.00001
+
 Mode = Literal["linear", "nearest"]
 Vector = NDArray[np.floating[Any]]
 
@@ -209,7 +211,7 @@ def _tilt_degrees(lattice: SliceLattice) -> float:
 
 def _refuse_large_gap(distances: Vector, usual_mm: float, max_gap_mm: float) -> None:
     gaps = np.where(distances > GAP * usual_mm, distances, 0)
-    if gaps.max() > max_gap_mm:
+    if gaps.max() > max_gap_mm + ROUNDING_MM:
         at = int(gaps.argmax())
         raise DicomError(
             f"Between slices {at + 1} and {at + 2} lie {gaps[at]:.1f} mm, between others {usual_mm:.2f} mm; up to "
