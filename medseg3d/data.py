@@ -24,16 +24,21 @@ Draw = tuple[int, int]  # (index of the case, number of the draw)
 class EpochSampler(Sampler[Draw]):
     """Draws for one epoch after another: shuffled passes over the data, cut into epochs of a fixed number of samples.
 
-    Every case is drawn once before any is drawn twice, whatever ``samples_per_epoch`` is.
+    Every case is drawn once before any is drawn twice, whatever ``samples_per_epoch`` is; with ``weights`` each draw is
+    independent of the others.
 
     Args:
         cases: number of cases in the data set.
         samples_per_epoch: draws an epoch.
         seed: of the shuffling.
+        weights: how likely each case is drawn, in proportion; None shuffles.
     """
 
-    def __init__(self, cases: int, samples_per_epoch: int, *, seed: int = 0) -> None:
+    def __init__(
+        self, cases: int, samples_per_epoch: int, *, seed: int = 0, weights: Sequence[float] | None = None
+    ) -> None:
         self.cases, self.samples_per_epoch, self.seed = cases, samples_per_epoch, seed
+        self.probabilities = None if weights is None else np.asarray(weights, dtype=float) / np.sum(weights)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -49,9 +54,15 @@ class EpochSampler(Sampler[Draw]):
         for draw in range(first, first + self.samples_per_epoch):
             shuffle, position = divmod(draw, self.cases)
             if shuffle != shuffled:
-                order = np.random.default_rng((self.seed, shuffle)).permutation(self.cases)
+                order = self._pass(np.random.default_rng((self.seed, shuffle)))
                 shuffled = shuffle
             yield int(order[position]), draw
+
+    def _pass(self, generator: np.random.Generator) -> np.ndarray:
+        """As many draws as there are cases."""
+        if self.probabilities is None:
+            return generator.permutation(self.cases)
+        return generator.choice(self.cases, size=self.cases, p=self.probabilities)
 
 
 class SeededCacheDataset(CacheDataset):
@@ -109,19 +120,21 @@ def training_loader(
     iterations_per_epoch: int,
     num_workers: int = 0,
     pin_memory: bool = False,
+    weights: Sequence[float] | None = None,
 ) -> DataLoader:
     """Batches for ``iterations_per_epoch`` iterations an epoch, in the order of an ``EpochSampler``.
 
     Args:
         num_workers: processes that augment; the samples are the same for any number.
         pin_memory: copy batches to page-locked memory, for a GPU.
+        weights: how likely each case is drawn, see ``medseg3d.imbalance.sampling_weights``; None shuffles.
     """
     from monai.data import list_data_collate
 
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), batch_size * iterations_per_epoch, seed=dataset.seed),
+        sampler=EpochSampler(len(dataset), batch_size * iterations_per_epoch, seed=dataset.seed, weights=weights),
         num_workers=num_workers,
         # Its own: else it draws from the global state, once an epoch without workers and once a run with them.
         generator=torch.Generator(),

@@ -20,15 +20,17 @@ __all__ = ["StagedUnfreezing", "freeze_but_last", "frozen_modules", "parameter_g
 logger = logging.getLogger("medseg3d")
 
 Stage = dict[str, torch.nn.Parameter]
-# A module with more of the parameters than this is a trunk, whose children are the stages.
-TRUNK_SHARE = 0.5
+# A list of modules with more of the parameters than this is a trunk, whose children are the stages; a module of another
+# kind may be a block of layers that belong together, and is one only if it is nearly the whole network.
+TRUNK_SHARE, WHOLE_SHARE = 0.5, 0.8
 
 
 def stages_of(network: torch.nn.Module) -> list[Stage]:
     """The parameters by stage, from the stem to the head, each under its name in ``network``.
 
-    A stage is a module with weights; one that holds more than half of all is taken apart instead. Normalisations
-    belong to what comes before them, and parameters that lie in no submodule (class tokens, positions) to the stem.
+    A stage is a module with weights; a list of modules that holds more than half of them is taken apart instead.
+    Normalisations belong to what comes before them, and parameters that lie in no submodule (class tokens, positions)
+    to the stem.
 
     Raises:
         ConfigError: the network has no weights.
@@ -51,13 +53,18 @@ def _collect(module: torch.nn.Module, prefix: str, total: int, stages: list[Stag
     loose |= {prefix + name: p for name, p in module.named_parameters(recurse=False)}
     for name, child in module.named_children():
         own: Stage = {f"{prefix}{name}.{key}": p for key, p in child.named_parameters()}
-        is_trunk = sum(p.numel() for p in own.values()) > TRUNK_SHARE * total and any(True for _ in child.children())
-        if is_trunk:
+        if sum(p.numel() for p in own.values()) > _share_of_trunk(child) * total:
             _collect(child, f"{prefix}{name}.", total, stages, loose)
         elif stages and all(p.ndim <= 1 for p in own.values()):
             stages[-1] |= own
         elif own:
             stages.append(own)
+
+
+def _share_of_trunk(module: torch.nn.Module) -> float:
+    if not any(True for _ in module.children()):
+        return 1.0
+    return TRUNK_SHARE if isinstance(module, (torch.nn.Sequential, torch.nn.ModuleList)) else WHOLE_SHARE
 
 
 def freeze_but_last(network: torch.nn.Module, stages: int) -> None:
@@ -128,7 +135,9 @@ class StagedUnfreezing:
 
     def __init__(self, network: torch.nn.Module, *, frozen_epochs: int = 0, epochs_per_stage: int = 0) -> None:
         if min(frozen_epochs, epochs_per_stage) < 0:
-            raise UsageError(f"frozen_epochs is {frozen_epochs}, epochs_per_stage {epochs_per_stage}; neither is below 0.")
+            raise UsageError(
+                f"frozen_epochs is {frozen_epochs}, epochs_per_stage {epochs_per_stage}: they are not below 0."
+            )
         self.network = network
         self.frozen_epochs, self.epochs_per_stage = frozen_epochs, epochs_per_stage
         self.stages = len(stages_of(network))

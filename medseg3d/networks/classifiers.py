@@ -38,8 +38,8 @@ class ImageClassifier(torch.nn.Module):
     Raises:
         ConfigError: the library, backbone or an option is unknown.
 
-    >>> net = ImageClassifier("monai/ResNet", options={"block": "basic", "layers": [1], "block_inplanes": [8]})
-    >>> net(torch.zeros(2, 1, 32, 32)).shape
+    >>> small = {"block": "basic", "layers": [1, 1, 1, 1], "block_inplanes": [4, 8, 16, 32]}
+    >>> ImageClassifier("monai/ResNet", options=small)(torch.zeros(2, 1, 32, 32)).shape
     torch.Size([2, 2])
     """
 
@@ -57,7 +57,7 @@ class ImageClassifier(torch.nn.Module):
         library, _, name = backbone.partition("/")
         if library not in LIBRARIES or not name:
             raise ConfigError(
-                f"backbone is {backbone!r}; write library/name, for example torchvision/resnet18, timm/convnext_tiny or "
+                f"backbone is {backbone!r}; write library/name, such as torchvision/resnet18, timm/convnext_tiny or "
                 "monai/DenseNet121."
             )
         self.library, self.name = library, name
@@ -109,7 +109,8 @@ def _torchvision(
         options = {"image_size": _one_side(name, size)} | options
     model: torch.nn.Module = torchvision.models.get_model(name, weights=None, **options)
     if name == "inception_v3":
-        model.transform_input = False  # it would take the image for one in ImageNet's range, and wants three channels
+        # It would shift images to another range, and wants three channels for it.
+        model.transform_input = False  # type: ignore[assignment]
     for module in model.modules():
         if dropout and isinstance(module, torch.nn.Dropout):
             module.p = dropout
@@ -138,12 +139,13 @@ def _monai(
 ) -> torch.nn.Module:
     from monai.networks import nets
 
-    made = getattr(nets, name, None)
-    if made is None:
-        _require_known(name, [n for n in dir(nets) if n[0].isupper()], "MONAI")
+    _require_known(name, [n for n in dir(nets) if n[0].isupper()], "MONAI")
+    made: Any = getattr(nets, name)
     accepted = set(inspect.signature(made).parameters)
     accepted |= {p for base in getattr(made, "__mro__", ()) for p in inspect.signature(base.__init__).parameters}
     given: dict[str, Any] = {"spatial_dims": 2}
+    if "pretrained" in accepted:
+        given["pretrained"] = False  # EfficientNetBN downloads weights unless it is told not to
     for value, ours in ((in_channels, "in_channels"), (out_channels, "out_channels")):
         given |= {theirs: value for theirs in MONAI_NAMES[ours] if theirs in accepted}
     if dropout and "dropout_prob" in accepted:
