@@ -16,7 +16,7 @@ from medseg3d.images.image import Image2D, value_range
 
 __all__ = ["open_raster", "pixels_of", "raster_pages", "read_raster"]
 
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP")  # MPO: JPEG with previews behind it, as cameras and dermoscopes write
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 DEEP_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "LA")  # have 8 bits in Pillow, and may have 16 in the file
 ORIENTATION = 0x0112  # EXIF and TIFF
 
@@ -43,10 +43,19 @@ def raster_pages(path: Path) -> int:
     Raises:
         CaseError: not readable.
     """
+    with _told(path), _opened(path) as image:
+        return _pages(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from PIL import Image
 
-    with _told(path), Image.open(path, formats=FORMATS) as image:
-        return _pages(image)
+    Image.init()  # formats that are named are not looked for among the plugins that are not loaded yet
+    # A stream, not the path: Pillow maps the file of an uncompressed TIFF that is to be turned by a quarter with the
+    # turned size, which shuffles its rows (seen with 13.0).
+    with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+        yield image
 
 
 @contextmanager
@@ -56,9 +65,7 @@ def open_raster(path: Path, page: int | None) -> Iterator[tuple[Any, str]]:
     Raises:
         CaseError: see ``medseg3d.images.read_image``; errors inside the block count as the file's.
     """
-    from PIL import Image
-
-    with _told(path), Image.open(path, formats=FORMATS) as image:
+    with _told(path), _opened(path) as image:
         pages = _pages(image)
         if page is None and pages > 1:
             raise CaseError(f"{path} holds {pages} pages: name one, as in {path.name}#page=0.")
