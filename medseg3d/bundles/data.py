@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg3d.bundles.images import check_images, shown_labels
 from medseg3d.bundles.merge import Merged
 from medseg3d.bundles.problems import Problem
 from medseg3d.bundles.references import referenced_ids
@@ -36,9 +37,12 @@ def check_data(merged: Merged, values: Values) -> list[Problem]:
     if not isinstance(path, (str, Path)) or not str(path) or "datalist" not in referenced_ids(merged.config):
         return []
     from medseg3d.datalist import read_datalist
+    from medseg3d.images import is_image_list
 
     where = merged.where("datalist")
     try:
+        if is_image_list(path):
+            return check_images(merged, values, path)
         datalist = read_datalist(path)
     except DataListError as error:
         return [Problem(where, str(error))]
@@ -125,13 +129,11 @@ def _check_list_labels(merged: Merged, values: Values, datalist: DataList) -> li
     configured = {str(name): id_ for name, id_ in labels.items() if id_ != 0}
     if configured == dict(datalist.labels):
         return []
-    what = f"the labels are {_shown(configured)}, but those of {datalist.path} are {_shown(datalist.labels)}."
-    remedy = f'Pass --labels "{_shown(datalist.labels)}", or correct the data list.'
+    what = (
+        f"the labels are {shown_labels(configured)}, but those of {datalist.path} are {shown_labels(datalist.labels)}."
+    )
+    remedy = f'Pass --labels "{shown_labels(datalist.labels)}", or correct the data list.'
     return [Problem(merged.where("labels"), what, remedy)]
-
-
-def _shown(labels: Mapping[str, Any]) -> str:
-    return "{" + ", ".join(f"{name}: {id_}" for name, id_ in labels.items()) + "}"
 
 
 def _check_list_channels(merged: Merged, values: Values, datalist: DataList) -> list[Problem]:
