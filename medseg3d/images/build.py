@@ -260,13 +260,13 @@ def _pages_of(draft: Draft) -> list[Draft]:
 
 
 def _with_cases(drafts: Sequence[Draft]) -> list[Draft]:
-    """Name images after their files, and with their folder before where two files have one name."""
-    names = [draft.case or image_name(draft.image.path) for draft in drafts]
-    for _ in range(2):
+    """Name images after their files, with one or two folders before where several files have one name."""
+    stems = names = [draft.case or image_name(draft.image.path) for draft in drafts]
+    for folders in (1, 2):
         counts = Counter(names)
         names = [
-            name if counts[name] == 1 else f"{draft.image.path.parent.name}_{name}"
-            for name, draft in zip(names, drafts, strict=True)
+            name if counts[name] == 1 else "_".join([*draft.image.path.parent.parts[-folders:], stem])
+            for name, stem, draft in zip(names, stems, drafts, strict=True)
         ]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise DataListError(

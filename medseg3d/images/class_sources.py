@@ -140,7 +140,8 @@ def _rows(
             continue
         if (other := first.setdefault(image, where)) != where:
             problems.append(problem(where, "row-repeated", f"{image.name} stands in {other.split(', ')[-1]} too"))
-        drafts.append(draft)
+        else:
+            drafts.append(draft)
     return tuple(drafts), problems
 
 

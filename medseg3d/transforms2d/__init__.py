@@ -9,6 +9,7 @@ order.
 from medseg3d.transforms2d.augmenting import RandAugment2Dd
 from medseg3d.transforms2d.loading import LoadImage2Dd
 from medseg3d.transforms2d.normalising import IMAGENET_MEAN, IMAGENET_STD, NormalizeImaged
+from medseg3d.transforms2d.patches import RandPatch2Dd
 from medseg3d.transforms2d.resizing import Resize2Dd, to_original_boxes, to_original_size
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "LoadImage2Dd",
     "NormalizeImaged",
     "RandAugment2Dd",
+    "RandPatch2Dd",
     "Resize2Dd",
     "to_original_boxes",
     "to_original_size",

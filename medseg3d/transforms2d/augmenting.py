@@ -37,7 +37,7 @@ class RandAugment2Dd(Randomizable, MapTransform):
         flips: probabilities of mirroring left-right and top-bottom.
         rotation: largest angle in degrees, to either side.
         scale_crop: largest relative change of size, 0.25 for 0.8 to 1.25 times; enlarged, a random part is shown.
-        elastic: standard deviation of a smooth deformation, as a share of the longer side; up to 0.03 nothing folds.
+        elastic: standard deviation of a smooth deformation, as a share of the longer side; up to 0.02 nothing folds.
         grid_distortion: largest relative stretching of the rows and columns of a 5×5 grid.
         colour_jitter: largest relative change of brightness, contrast and saturation; hue changes by an eighth of it.
         blur: largest standard deviation in pixels.
