@@ -4,6 +4,7 @@ Bundles name ``trainer`` and ``evaluator``; the argument names are MONAI's.
 """
 
 from medseg3d.engines.device import autocast, default_device
+from medseg3d.engines.masks2d import MaskDice
 from medseg3d.engines.provenance import record_run
 from medseg3d.engines.step import named_out_of_memory, take_step
 from medseg3d.engines.training import ResumableTrainer, require_free, require_unseen, trainer
@@ -11,6 +12,7 @@ from medseg3d.engines.validation import LabelDice, evaluator
 
 __all__ = [
     "LabelDice",
+    "MaskDice",
     "ResumableTrainer",
     "autocast",
     "default_device",

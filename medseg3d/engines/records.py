@@ -103,7 +103,7 @@ class TensorBoard(EpochRecord):
     def attach(self, engine: ResumableTrainer) -> None:
         engine.add_event_handler(Events.COMPLETED, self._close)
         if engine.evaluator is not None:
-            engine.evaluator.add_event_handler(Events.ITERATION_COMPLETED(once=1), self._keep_sample)
+            engine.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._keep_sample)
 
     def resume(self, engine: ResumableTrainer) -> None:
         self.first_epoch = engine.state.epoch + 1
@@ -134,15 +134,25 @@ class TensorBoard(EpochRecord):
 
     def _keep_sample(self, evaluator: Any) -> None:
         result = evaluator.state.output[0]
-        if any(result.get(key) is None or result[key].ndim < MAP_DIMENSIONS for key in ("label", "pred")):
+        if any(getattr(result.get(key), "ndim", 0) < MAP_DIMENSIONS for key in ("label", "pred")):
             return  # a class or a list of boxes: no map to draw
-        self.sample = {key: result[key][0].float().cpu().numpy() for key in ("image", "label", "pred")}
+        # The first case, or where that has none, the first with something to find.
+        if (evaluator.state.iteration - 1) % evaluator.state.epoch_length == 0 or (
+            not self.sample["label"].any() and bool(result["label"].any())
+        ):
+            self.sample = {key: result[key].float().cpu().numpy() for key in ("image", "label", "pred")}
 
     def _panel(self) -> np.ndarray:
+        image, *maps = (self.sample[key] for key in ("image", "label", "pred"))
+        if image.ndim == MAP_DIMENSIONS:
+            from medseg3d.masks2d import mask_layers
+            from medseg3d.report.pictures_of_masks import mask_panel
+
+            return mask_panel(image, [mask_layers(one, self.labels) for one in maps])
         from medseg3d.report.figures import case_panel, to_rgb
 
-        label, prediction = (self.sample[key].astype(np.int16) for key in ("label", "pred"))
-        return to_rgb(case_panel(self.sample["image"], label, prediction, labels=self.labels))
+        label, prediction = (one[0].astype(np.int16) for one in maps)
+        return to_rgb(case_panel(image[0], label, prediction, labels=self.labels))
 
 
 class Progress(EpochRecord):

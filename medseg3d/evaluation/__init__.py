@@ -7,6 +7,7 @@ same cases against each other.
 
 from medseg3d.evaluation.attributes import read_attributes
 from medseg3d.evaluation.comparison import Comparison, compare_runs
+from medseg3d.evaluation.masks2d import evaluate_masks2d
 from medseg3d.evaluation.model import EvaluationCase, LabelScore, Problem, Scoring
 from medseg3d.evaluation.pairing import (
     Pairing,
@@ -30,6 +31,7 @@ __all__ = [
     "Summary",
     "compare_runs",
     "evaluate",
+    "evaluate_masks2d",
     "find_labels",
     "make_scoring",
     "match_images",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from medseg3d.inference.cases import find_cases
 from medseg3d.inference.grid import ToImageGridd
+from medseg3d.inference.images2d import find_images
 from medseg3d.inference.postprocess import FillHolesd, KeepLargestComponentd, RemoveSmallComponentsd
 from medseg3d.inference.report import CaseResult, SegmentReport
 from medseg3d.inference.segmenter import Segmenter
+from medseg3d.inference.segmenter2d import Segmenter2d
 from medseg3d.inference.sliding import SlidingWindow
 from medseg3d.inference.weights import load_weights
 
@@ -17,8 +19,10 @@ __all__ = [
     "RemoveSmallComponentsd",
     "SegmentReport",
     "Segmenter",
+    "Segmenter2d",
     "SlidingWindow",
     "ToImageGridd",
     "find_cases",
+    "find_images",
     "load_weights",
 ]

@@ -224,7 +224,7 @@ class Segmenter:
             "volume_ml": volumes_ml,
             **self._origin,
             "inference_s": round(inference_seconds, 3),
-            "device": _device_name(self.device),
+            "device": device_name(self.device),
             "findings": findings,
         }
         # The sidecar first, with no earlier mask beside it: a mask that is there always has its own.
@@ -250,9 +250,9 @@ class Segmenter:
     def _predict(self, image: torch.Tensor) -> torch.Tensor:
         """Logits (class, x, y, z) of a preprocessed image (channel, x, y, z)."""
         # The inferer moves windows to the network's device itself; the whole image may not fit there.
-        inputs = _plain(image)[None].float()
+        inputs = plain(image)[None].float()
         with torch.no_grad(), autocast(self.device, enabled=self.amp):
-            logits = _plain(self.inferer(inputs, self.network))[0]
+            logits = plain(self.inferer(inputs, self.network))[0]
         wanted = max(self.labels.values()) + 1
         if len(logits) != wanted:
             raise ConfigError(f"The network gives {len(logits)} channels; labels up to {wanted - 1} and the background "
@@ -295,10 +295,10 @@ class Segmenter:
     def _is_kept(self, name: str) -> bool:
         if self.overwrite or not all(path.is_file() for path in self._mask_paths(name)):
             return False
-        return _read_sidecar(self.output_dir, name).get("weights_sha256", "") == self._origin["weights_sha256"]
+        return read_sidecar(self.output_dir, name).get("weights_sha256", "") == self._origin["weights_sha256"]
 
     def _kept_result(self, name: str) -> CaseResult:
-        sidecar = _read_sidecar(self.output_dir, name)
+        sidecar = read_sidecar(self.output_dir, name)
         findings = tuple(sidecar.get("findings", ()))
         return CaseResult(name, "kept", self._mask_paths(name)[0], sidecar.get("volume_ml", {}), 0.0, findings)
 
@@ -365,7 +365,7 @@ def _check_values(voxels: torch.Tensor, image: Any) -> None:
         raise GeometryError(
             f"After preprocessing the image has shape {tuple(voxels.shape)}; (channel, x, y, z) is wanted."
         )
-    if bool(torch.isfinite(_plain(voxels)).all()):
+    if bool(torch.isfinite(plain(voxels)).all()):
         return
     counts = {path.name: count for path in image_paths(image) if (count := count_not_finite(path))}
     if not counts:
@@ -378,7 +378,7 @@ def _check_values(voxels: torch.Tensor, image: Any) -> None:
 
 def _checked_mask(pred: torch.Tensor, header: ImageHeader) -> NDArray[Any]:
     """The mask as the smallest integer array (x, y, z), once it surely lies on the image's grid."""
-    voxels = _plain(pred).squeeze(0).cpu().numpy()
+    voxels = plain(pred).squeeze(0).cpu().numpy()
     if voxels.shape != header.shape:
         raise GeometryError(
             f"The mask has {'×'.join(map(str, voxels.shape))} voxels, the image {'×'.join(map(str, header.shape))}. "
@@ -418,7 +418,7 @@ def _entropy_volume(channels: Iterator[torch.Tensor], classes: int, shape: tuple
     return np.clip(entropy / np.log(classes), 0, 1).astype(np.float32)
 
 
-def _read_sidecar(folder: Path, name: str) -> dict[str, Any]:
+def read_sidecar(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(sidecar_path(folder, name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -426,9 +426,9 @@ def _read_sidecar(folder: Path, name: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
+def plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
