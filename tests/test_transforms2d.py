@@ -312,7 +312,7 @@ def test_what_comes_out_is_well_formed(seed):
     augment = RandAugment2Dd("image", "label", "boxes", **EVERYTHING, prob=0.7)
     augment.set_random_state(seed=seed)
     before = sample_of()
-    kept = {key: np.array(value) for key, value in before.items()}
+    kept = {key: np.asarray(value).copy() for key, value in before.items()}
     done = augment(before)
     assert done["image"].shape == before["image"].shape
     assert 0 <= float(done["image"].min()) <= float(done["image"].max()) <= 255
@@ -324,7 +324,7 @@ def test_what_comes_out_is_well_formed(seed):
     assert (boxes[:, 2:] - boxes[:, :2] >= 1).all()
     assert (done["difficult"] == (done["box_labels"] % 2 == 1)).all()  # each with its own box
     for key, value in kept.items():
-        assert_allclose(np.array(before[key]), value)  # the cache's copy is untouched
+        assert_allclose(np.asarray(before[key]), value)  # the cache's copy is untouched
 
 
 def test_order_of_normalising_and_augmenting_does_not_matter():

@@ -16,7 +16,7 @@ from medseg3d.images.box_sources import from_coco, from_voc, from_yolo, is_coco,
 from medseg3d.images.check import ImageReport, Progress, inspect_items, report_on
 from medseg3d.images.class_sources import folders_with_table, from_class_folders, from_table, has_image_column
 from medseg3d.images.drafts import PARTS, Draft, Part, Source, images_in, problem, visible
-from medseg3d.images.image import count_pages, image_name
+from medseg3d.images.image import RASTER_SUFFIXES, count_pages, image_name, patient_of
 from medseg3d.images.inspect import Inspected
 from medseg3d.images.mask_sources import from_mask_folders, mask_folders
 from medseg3d.images.model import ImageItem, ImageList, ImageRef, Task
@@ -116,7 +116,9 @@ def describes_images(source: Path) -> bool:
         return True
     pair = mask_folders(source)
     files = images_in(pair[0]) if pair else images_in(source, deep=True)
-    return bool(files) and not any(file.name.lower().endswith(VOLUMES) for file in files)
+    # DICOM alone is more often a series a folder than an image: then --task says that images are meant.
+    rasters = any(file.name.lower().endswith(RASTER_SUFFIXES) for file in files)
+    return rasters and not any(file.name.lower().endswith(VOLUMES) for file in files)
 
 
 def find_source(
@@ -278,7 +280,7 @@ def _with_cases(drafts: Sequence[Draft]) -> list[Draft]:
 
 def _with_patients(drafts: Sequence[Draft], patient_regex: str) -> list[Draft]:
     if not patient_regex:
-        return [replace(draft, patient=draft.patient or draft.case) for draft in drafts]
+        return [replace(d, patient=d.patient or patient_of(d.image.path) or d.case) for d in drafts]
     try:
         pattern = re.compile(patient_regex)
     except re.error as error:

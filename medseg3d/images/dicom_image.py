@@ -5,6 +5,7 @@ Source: DICOM PS3.3, C.11.1 (Modality LUT), C.11.2 (VOI LUT), C.11.6 (Presentati
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from medseg3d.dicom.rescale import clean_bits
 from medseg3d.errors import CaseError, DicomError
 from medseg3d.images.image import Image2D, Window
 
-__all__ = ["dicom_pages", "read_dicom"]
+__all__ = ["dicom_pages", "dicom_patient", "read_dicom"]
 
 WHITE = 65535.0
 """What is windowed becomes uint16, from 0 (black) to this."""
@@ -62,6 +63,14 @@ def dicom_pages(path: Path) -> int:
         DicomError: no image, or not readable.
     """
     return len(_header(path).frames)
+
+
+def dicom_patient(path: Path) -> str:
+    """A pseudonym made from PatientID, so that a list holds no id; "" where there is none, or no image."""
+    with Opener() as opener:
+        header = read_file(FileRef(path), opener)
+    patient_id = header.patient_id.strip() if isinstance(header, Header) else ""
+    return f"patient_{hashlib.blake2b(patient_id.encode(), digest_size=5).hexdigest()}" if patient_id else ""
 
 
 def _header(path: Path) -> Header:

@@ -18,7 +18,7 @@ from medseg3d.errors import CaseError
 from medseg3d.images.model import ImageRef
 from medseg3d.volume import NIFTI_SUFFIXES, case_name
 
-__all__ = ["SUFFIXES", "Image2D", "count_pages", "image_name", "is_image_file", "read_image",
+__all__ = ["SUFFIXES", "Image2D", "count_pages", "image_name", "is_image_file", "patient_of", "read_image",
            "value_range"]  # fmt: skip
 
 RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -113,6 +113,15 @@ def count_pages(path: Path) -> int:
     from medseg3d.images.raster import raster_pages
 
     return raster_pages(path)
+
+
+def patient_of(path: Path) -> str:
+    """A pseudonym for the patient that a DICOM file names, the same in all files; "" where it names none."""
+    if _is_nifti(path) or not path.is_file() or not _is_dicom(path):
+        return ""
+    from medseg3d.images.dicom_image import dicom_patient
+
+    return dicom_patient(path)
 
 
 def is_image_file(path: Path) -> bool:

@@ -40,7 +40,7 @@ def read_mask(path: str | Path | ImageRef, *, ids: Collection[int] | None = None
     values = _integers(image)
     single = ids is not None and len(ids) == 1
     if lossy:
-        if not single:
+        if (ids is not None and not single) or not _is_black_and_white(values):
             raise CaseError(
                 f"{ref}: a JPEG changes the numbers it stores, so it cannot hold several labels: write PNG."
             )
@@ -73,6 +73,11 @@ def _stored(ref: ImageRef) -> tuple[Image2D, bool]:
         turned = np.asarray(ImageOps.exif_transpose(image))
     indices = turned[..., 0] if turned.ndim == 3 else turned.astype(np.uint8)
     return Image2D(np.ascontiguousarray(indices), (0.0, 255.0), None, ref.path), lossy
+
+
+def _is_black_and_white(values: Ids) -> bool:
+    """Whether nearly all pixels of a JPEG are nearly black or white; the rest lies along edges."""
+    return bool(np.mean((values < 32) | (values > 223)) > 0.9)
 
 
 def _integers(image: Image2D) -> Ids:

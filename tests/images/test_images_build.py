@@ -284,6 +284,20 @@ def test_pages_become_images_of_one_patient(tmp_path):
     ]
 
 
+def test_dicom_names_its_patients_by_pseudonyms(tmp_path):
+    """Told by PatientID, which does not stand in the list."""
+    from test_images_reading import dicom
+
+    for n, patient in enumerate(["Miller", "Miller", "Smith", ""]):
+        (tmp_path / "d" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(n).integers(0, 255, (6, 6)).astype(np.uint16)
+        dicom(tmp_path / "d" / "ab"[n % 2] / f"{n}.dcm", pixels, PatientID=patient)
+    patients = {i.case: i.patient for i in build(tmp_path / "d", task="classification").images.training}
+    assert patients["0"] == patients["1"] != patients["2"]
+    assert patients["3"] == "3"
+    assert not {"Miller", "Smith"} & set(patients.values())
+
+
 # Boxes ---------------------------------------------------------------------------------------------------------------
 
 

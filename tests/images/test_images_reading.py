@@ -338,6 +338,13 @@ def test_masks_that_cannot_be_labels(tmp_path):
         read_mask(pillow(tmp_path / "d.tif", IDS / np.float32(3)))
 
 
+def test_a_jpeg_of_black_and_white_is_cut_at_half_also_before_labels_are_known(tmp_path):
+    truth = np.zeros((64, 64), np.uint8)
+    cv2.circle(truth, (30, 34), 18, 1, -1)
+    mask = read_mask(pillow(tmp_path / "m.jpg", truth * 255, quality=80)).pixels
+    np.testing.assert_array_equal(mask, truth * 255)
+
+
 def test_an_ignored_id_and_many_ids(tmp_path):
     ignored = np.where(IDS == 2, np.uint8(255), IDS)
     np.testing.assert_array_equal(
