@@ -50,7 +50,7 @@ def build(
     images: Annotated[Path | None, typer.Option(help="2D: the folder of the images that a file names.")] = None,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="2D: an image may have several classes.")] = False,
     split_shares: Annotated[
-        str, typer.Option("--split", help="2D: shares of training, validation and testing: 70/15/15.")
+        str, typer.Option("--split", help="2D: shares of training, validation (fold 0) and testing: 70/15/15.")
     ] = "",
     folds: Annotated[int, typer.Option(help="2D: folds for cross-validation; 0 makes none.")] = 0,
     split_files: Annotated[

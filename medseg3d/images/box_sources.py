@@ -58,7 +58,8 @@ def _voc_image(file: Path, finder: ImageFinder) -> Draft:
         raise DataListError(f"no readable XML ({error}).") from error
     boxes = [_voc_box(item, f"{file.name}, object {number}") for number, item in enumerate(root.iter("object"), 1)]
     image = _same_name(finder, file.stem) or finder.find(root.findtext("filename") or file.stem)
-    return Draft(ImageRef(image), file.name, boxes=tuple(boxes))
+    size = _size(root.findtext("size/height"), root.findtext("size/width"))
+    return Draft(ImageRef(image), file.name, size=size, boxes=tuple(boxes))
 
 
 def _same_name(finder: ImageFinder, stem: str) -> Path | None:
@@ -123,6 +124,7 @@ def from_coco(path: Path, *, images: Path | None = None, part: Part | None = Non
             patient = entry.get("patient", entry.get("patient_id"))
             drafts.append(
                 Draft(ImageRef(image), where, patient=None if patient is None else str(patient), part=part,
+                      size=_size(entry.get("height"), entry.get("width")),
                       boxes=tuple(boxes))
             )  # fmt: skip
         except DataListError as error:
@@ -253,6 +255,15 @@ def _yolo_box(row: str, where: str, names: tuple[str, ...] | None, width: int, h
 
 
 # Common --------------------------------------------------------------------------------------------------------------
+
+
+def _size(rows: Any, columns: Any) -> tuple[int, int] | None:
+    """Rows and columns that an annotation names; None where it does not, or writes zeros."""
+    try:
+        size = int(rows), int(columns)
+    except (TypeError, ValueError):
+        return None
+    return size if min(size) > 0 else None
 
 
 def _first_folder(folder: Path, names: tuple[str, ...]) -> Path:

@@ -14,7 +14,13 @@ from medseg3d.datalist.model import absolute, shorten
 from medseg3d.errors import CaseError, DataListError, UsageError
 from medseg3d.images.box_sources import from_coco, from_voc, from_yolo, is_coco, is_voc, is_yolo
 from medseg3d.images.check import ImageReport, Progress, inspect_items, report_on
-from medseg3d.images.class_sources import folders_with_table, from_class_folders, from_table, has_image_column
+from medseg3d.images.class_sources import (
+    folders_with_table,
+    from_class_folders,
+    from_table,
+    has_image_column,
+    with_patients_of,
+)
 from medseg3d.images.drafts import PARTS, Draft, Part, Source, images_in, problem, visible
 from medseg3d.images.image import RASTER_SUFFIXES, count_pages, image_name, patient_of
 from medseg3d.images.inspect import Inspected
@@ -164,11 +170,10 @@ def _of_folder(
 ) -> Source | None:
     if not folder.is_dir():
         raise DataListError(f"{folder} does not exist: name a folder of images, a CSV or a COCO file.")
-    if is_voc(folder):
-        return from_voc(folder, images=images)
-    if is_yolo(folder):
-        return from_yolo(folder)
     tables = [file for file in visible(folder) if has_image_column(file)]
+    annotated = _annotated(folder, images)
+    if annotated is not None and task in (None, annotated.task):
+        return with_patients_of(annotated, tables[0], folder) if len(tables) == 1 else annotated
     if len(tables) > 1:
         raise DataListError(
             f"{folder} has several tables of images ({shorten(t.name for t in tables)}): name the file."
@@ -183,6 +188,16 @@ def _of_folder(
     if split:
         return _joined([_unsplit(child, part, task) for child, part in split], folder)
     return _unsplit(folder, None, task)
+
+
+def _annotated(folder: Path, images: Path | None) -> Source | None:
+    """Boxes or masks in files of their own, which say more than a table beside them."""
+    if is_voc(folder):
+        return from_voc(folder, images=images)
+    if is_yolo(folder):
+        return from_yolo(folder)
+    pair = mask_folders(folder)
+    return from_mask_folders(*pair) if pair else None
 
 
 def _unsplit(folder: Path, part: Part | None, task: Task | None) -> Source | None:

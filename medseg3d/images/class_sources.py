@@ -16,7 +16,7 @@ from medseg3d.errors import DataListError, UsageError
 from medseg3d.images.drafts import PARTS, Draft, ImageFinder, Part, Source, images_in, problem, visible
 from medseg3d.images.model import ImageRef
 
-__all__ = ["from_class_folders", "from_table", "has_image_column"]
+__all__ = ["folders_with_table", "from_class_folders", "from_table", "has_image_column", "with_patients_of"]
 
 SEPARATOR = "|"  # between the labels of an image that has several
 IMAGE_COLUMNS = ("image", "image_path", "path", "filepath", "file", "file_name", "filename", "image_name", "image_id",
@@ -27,7 +27,7 @@ PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id"
 PART_COLUMNS = ("split", "set", "subset", "partition", "part")
 FOLD_COLUMNS = ("fold",)
 MASK_COLUMNS = ("mask", "mask_path", "segmentation")
-NO_CLASS = ("", "no_finding", "no_findings", "none", "normal_no_finding")
+NO_CLASS = ("", "no_finding", "no_findings", "none")
 """What a multi-label table writes where an image has no class."""
 
 
@@ -221,3 +221,25 @@ def folders_with_table(folder: Path, table: Path, labels: Sequence[str], multi_l
     if not source.drafts:
         raise UsageError(f"{table}: no row names an image of {folder}.")
     return replace(source, problems=(*source.problems, *clashes))
+
+
+def with_patients_of(source: Source, table: Path, folder: Path) -> Source:
+    """The source with the patients that a table beside it names; unchanged where it has no such column."""
+    values = _read(table)
+    image, patient = _column(values.columns, IMAGE_COLUMNS), _column(values.columns, PATIENT_COLUMNS)
+    if image is None or patient is None:
+        return source
+    finder = ImageFinder(folder, folder)
+    patients: dict[Path, str] = {}
+    problems: list[Finding] = []
+    for number, (text, name) in enumerate(zip(values[image], values[patient], strict=True), 2):
+        try:
+            patients[finder.find(text)] = name.strip()
+        except DataListError as error:
+            problems.append(problem(f"{table.name}, row {number}", "row-without-file", str(error)))
+    unnamed = [draft.image.path.name for draft in source.drafts if not patients.get(draft.image.path)]
+    if unnamed:
+        message = f"no patient of {len(unnamed)} images: {shorten(unnamed)}. Name each, or remove the column"
+        problems.append(problem(table.name, "patient-missing", message))
+    drafts = tuple(replace(draft, patient=patients.get(draft.image.path)) for draft in source.drafts)
+    return replace(source, drafts=drafts, problems=(*source.problems, *problems))

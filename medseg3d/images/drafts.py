@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -46,6 +46,7 @@ class Draft:
         patient: where the source says.
         part: of a data set that is already split.
         fold: where the source says.
+        size: rows and columns that the image had when it was annotated, where the source says.
         classes, masks, boxes: as in ``ImageItem``.
     """
 
@@ -55,6 +56,7 @@ class Draft:
     patient: str | None = None
     part: Part | None = None
     fold: int | None = None
+    size: tuple[int, int] | None = None
     classes: tuple[str, ...] | None = None
     masks: tuple[ImageRef, ...] | None = None
     boxes: tuple[DraftBox, ...] | None = None
@@ -99,18 +101,17 @@ def images_in(folder: Path, *, deep: bool = False) -> list[Path]:
     return files
 
 
-@dataclass(frozen=True)
 class ImageFinder:
     """Finds the image that a row means: by its path, by its file's name, or by that name without suffix.
 
-    Attributes:
+    Args:
         folder: where images are looked for, with all folders below.
         beside: the folder of the file that names them.
     """
 
-    folder: Path
-    beside: Path
-    _used: set[Path] = field(default_factory=set)
+    def __init__(self, folder: Path, beside: Path) -> None:
+        self.folder, self.beside = folder, beside
+        self._used: set[Path] = set()
 
     def find(self, text: str) -> Path:
         """The image of this path or name.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg3d.errors import CaseError
+from medseg3d.errors import CaseError, UsageError
 from medseg3d.images.model import ImageRef
 from medseg3d.volume import NIFTI_SUFFIXES, case_name
 
@@ -76,9 +76,12 @@ def read_image(path: str | Path | ImageRef, *, page: int | None = None, window: 
             What is windowed becomes uint16.
 
     Raises:
+        UsageError: ``window`` is another word.
         CaseError: missing, truncated, unreadable or of another format; several pages and none named, or no such page;
             NaN or infinity.
     """
+    if isinstance(window, str) and window != "none":
+        raise UsageError(f"window is {window!r}: give (low, high), none, or leave it out for the file's own.")
     ref = ImageRef.parse(path)
     page = ref.page if page is None else page
     _require_file(ref.path)

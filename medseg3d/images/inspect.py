@@ -67,6 +67,11 @@ def inspect(draft: Draft) -> Inspected:
     if constant:
         message = f"{draft.image.name} is {image.pixels.flat[0]:g} in every pixel, so it shows nothing."
         notes.add("error", "constant", f"{message} Export it again, or leave it out.")
+    if draft.size is not None and draft.size != image.size:
+        message = (
+            f"boxes were drawn on {_by(draft.size)} pixels, {draft.image.name} has {_by(image.size)}: they do not "
+        )
+        notes.add("error", "annotated-size", f"{message}lie where they should. Take the image that was annotated.")
     masks = tuple(_mask(mask, image.size, notes) for mask in draft.masks or ())
     return Inspected(
         size=image.size,

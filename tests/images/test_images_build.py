@@ -391,6 +391,29 @@ def test_coco(tmp_path):
     assert build(tmp_path / "d").images.training == report.images.training
 
 
+def test_boxes_that_were_drawn_on_another_size(tmp_path):
+    """Images that were made smaller after they had been annotated: the boxes may lie inside and be wrong."""
+    images = [{"id": 7, "file_name": "a.png", "width": 60, "height": 40}]
+    [message] = errors(build(coco(tmp_path / "d" / "c.json", images=images)))
+    assert message.startswith("c.json, image 7: boxes were drawn on 60×40 pixels, a.png has 30×20: they do not lie")
+    voc(tmp_path / "v", "a", ("cell", 1, 1, 9, 9, 0))
+    xml = tmp_path / "v" / "Annotations" / "a.xml"
+    xml.write_text(xml.read_text().replace("<object>", "<size><width>20</width><height>30</height></size><object>"))
+    assert errors(build(tmp_path / "v"))[0].startswith("a.xml: boxes were drawn on 20×30 pixels, a.jpg has 30×20")
+
+
+def test_patients_of_boxes_and_masks_from_a_table_beside_them(tmp_path):
+    for name in "abc":
+        voc(tmp_path / "d", name, ("cell", 1, 1, 9, 9, 0))
+    text(tmp_path / "d" / "m.csv", "image,patient\na.jpg,P\nb.jpg,P\nc.jpg,Q\n")
+    report = build(tmp_path / "d")
+    assert [i.patient for i in report.images.training] == ["P", "P", "Q"]
+    text(tmp_path / "d" / "m.csv", "image,patient\na.jpg,P\nz.jpg,P\n")
+    found = errors(build(tmp_path / "d"))
+    assert found[0].startswith("m.csv, row 3: no image 'z.jpg' in ")
+    assert found[1] == "m.csv: no patient of 2 images: b.jpg, c.jpg. Name each, or remove the column"
+
+
 def test_coco_that_contradicts_itself(tmp_path):
     annotations = [
         {"image_id": 7, "category_id": 4, "bbox": [0, 0, 1, 1]},

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from medseg3d.errors import CaseError, DicomError
+from medseg3d.errors import CaseError, DicomError, UsageError
 from medseg3d.images import count_pages, read_image, read_mask
 from medseg3d.images.model import ImageRef
 
@@ -253,6 +253,8 @@ def test_windows_of_ones_own_and_none(tmp_path):
     assert chosen[RAMP == 24] == 0
     assert chosen[RAMP == 2024] == 65535
     np.testing.assert_array_equal(read_image(path, window="none").pixels, RAMP - 1024.0)
+    with pytest.raises(UsageError, match=r"window is 'lung': give \(low, high\), none"):
+        read_image(path, window="lung")
 
 
 def test_a_voi_lut_is_applied_before_a_window(tmp_path):
