@@ -12,7 +12,8 @@ and ends with ``exit_status``; everything else that is raised is a defect of med
     ├── CaseError               one case cannot be read or segmented; the others can
     │   ├── GeometryError       an affine, spacing or grid that no image can have, or that does not match
     │   └── DicomError          a series, annotation or file of DICOM that cannot be read or written rightly
-    └── CheckpointError         a checkpoint or weights file that does not fit what is to be run
+    ├── CheckpointError         a checkpoint or weights file that does not fit what is to be run
+    └── OutputError             a file or folder that cannot be written (also an OSError)
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "DicomError",
     "GeometryError",
     "MedsegError",
+    "OutputError",
     "UsageError",
 ]
 
@@ -63,3 +65,7 @@ class DicomError(CaseError):
 
 class CheckpointError(MedsegError):
     """A checkpoint or weights file is missing, damaged, or of another network."""
+
+
+class OutputError(MedsegError, OSError):
+    """A file or folder cannot be written: no permission, no space, or a file where a folder is needed."""

@@ -22,6 +22,7 @@ from medseg3d.errors import (
     DicomError,
     GeometryError,
     MedsegError,
+    OutputError,
     UsageError,
 )
 
@@ -117,6 +118,7 @@ def test_wrong_usage_ends_with_2(words, message):
         (GeometryError, 1),
         (DicomError, 1),
         (CheckpointError, 1),
+        (OutputError, 1),
         (UsageError, 2),
         (ConfigError, 2),
     ],
@@ -147,6 +149,7 @@ def test_every_error_has_its_status_tested_above():
             GeometryError,
             DicomError,
             CheckpointError,
+            OutputError,
             UsageError,
             ConfigError,
         )

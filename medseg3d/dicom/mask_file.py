@@ -16,7 +16,7 @@ from medseg3d.dicom.orient import to_series_grid
 from medseg3d.errors import CaseError, GeometryError, UsageError
 from medseg3d.volume import case_name, label_map, read_volume
 
-__all__ = ["MaskFile", "parse_labels", "read_mask"]
+__all__ = ["MaskFile", "parse_labels", "read_mask", "require_free"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,24 @@ def read_mask(path: str | Path, grid: SeriesGrid, *, labels: Mapping[str, int] |
     except GeometryError as error:
         raise GeometryError(f"{path}: {error}") from error
     return MaskFile(voxels, dict(labels), origin)
+
+
+def require_free(output: Path, mask: Path, grid: SeriesGrid, *, force: bool) -> None:
+    """Do nothing where a file may be written.
+
+    Raises:
+        UsageError: a folder, the mask or a file of the series, which nothing may replace; any other file without
+            ``force``.
+    """
+    place = output.resolve()
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder: name a file in it.")
+    if place == mask.resolve():
+        raise UsageError(f"{output} is the mask itself: name another file.")
+    if place in {reference.file.path.resolve() for reference in grid.slices}:
+        raise UsageError(f"{output} is a file of the series, which must stay as it is: name another file.")
+    if output.exists() and not force:
+        raise UsageError(f"{output} exists: name another file, or pass --force to replace it.")
 
 
 def parse_labels(texts: list[str]) -> dict[str, int]:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from medseg3d.dicom.codes import read_codes
 from medseg3d.dicom.findings import Finding
-from medseg3d.dicom.mask_file import read_mask
+from medseg3d.dicom.mask_file import read_mask, require_free
 from medseg3d.dicom.rtstruct_encode import Holes
 from medseg3d.dicom.rtstruct_write import write_rtstruct
 from medseg3d.dicom.seg_mask import algorithm_of
 from medseg3d.dicom.volume import read_grid
-from medseg3d.errors import UsageError
 
 __all__ = ["write_rtstruct_of_file"]
 
@@ -27,31 +26,31 @@ def write_rtstruct_of_file(
     codes: str | Path | None = None,
     series_uid: str | None = None,
     series_description: str = "Contours",
+    force: bool = False,
 ) -> tuple[Finding, ...]:
     """Write a mask file as an RTSTRUCT over its series: see ``write_rtstruct``.
 
     Args:
         mask: NIfTI, NRRD or MetaImage on the grid of the series, in any order and direction of axes.
         series: folder, zip file or file with the series.
-        output: the RTSTRUCT; a file of this name is replaced.
+        output: the RTSTRUCT.
         labels: name → id; by default those of the mask's sidecar.
         holes: ``"keyhole"`` or ``"xor"``.
         codes: YAML with codes and colours of labels: see ``read_codes``.
         series_uid: which series, where ``series`` holds several.
         series_description: of the RTSTRUCT.
+        force: replace a file of this name.
 
     Returns:
         The findings of ``write_rtstruct``.
 
     Raises:
-        UsageError: labels that are not known; an output that is a folder or the mask itself.
+        UsageError: labels that are not known; an output that exists (without ``force``) or is a file of the series.
         CaseError: a mask or series that cannot be read, or not on one grid; a series that cannot be referred to.
     """
     output = Path(output)
-    if output.is_dir() or output.resolve() == Path(mask).resolve():
-        what = "a folder" if output.is_dir() else "the mask itself"
-        raise UsageError(f"{output}: {what}: name a file for the RTSTRUCT.")
     grid = read_grid(series, series_uid=series_uid)
+    require_free(output, Path(mask), grid, force=force)
     read = read_mask(mask, grid, labels=labels)
     return write_rtstruct(
         read.voxels,

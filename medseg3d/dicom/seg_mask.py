@@ -9,10 +9,9 @@ from typing import Any
 from medseg3d import __version__
 from medseg3d.dicom.codes import read_codes
 from medseg3d.dicom.findings import Finding
-from medseg3d.dicom.mask_file import read_mask
+from medseg3d.dicom.mask_file import read_mask, require_free
 from medseg3d.dicom.seg_write import Algorithm, SegKind, write_seg
 from medseg3d.dicom.volume import read_grid
-from medseg3d.errors import UsageError
 
 __all__ = ["algorithm_of", "write_seg_of_file"]
 
@@ -27,30 +26,31 @@ def write_seg_of_file(
     codes: str | Path | None = None,
     series_uid: str | None = None,
     series_description: str = "Segmentation",
+    force: bool = False,
 ) -> tuple[Finding, ...]:
     """Write a mask file as a SEG over its series: see ``write_seg``.
 
     Args:
         mask: NIfTI, NRRD or MetaImage on the grid of the series, in any order and direction of axes.
         series: folder, zip file or file with the series.
-        output: the SEG; a file of this name is replaced.
+        output: the SEG.
         kind: ``"binary"`` or ``"labelmap"``.
         labels: name → id; by default those of the mask's sidecar.
         codes: YAML with codes of labels: see ``read_codes``.
         series_uid: which series, where ``series`` holds several.
         series_description: of the SEG.
+        force: replace a file of this name.
 
     Returns:
         The findings of ``write_seg``.
 
     Raises:
-        UsageError: labels that are not known; an output that is a folder or the mask itself.
+        UsageError: labels that are not known; an output that exists (without ``force``) or is a file of the series.
         CaseError: a mask or series that cannot be read, or not on one grid; images that a SEG cannot be written over.
     """
     output = Path(output)
-    if output.is_dir() or output.resolve() == Path(mask).resolve():
-        raise UsageError(f"{output}: {'a folder' if output.is_dir() else 'the mask itself'}: name a file for the SEG.")
     grid = read_grid(series, series_uid=series_uid)
+    require_free(output, Path(mask), grid, force=force)
     read = read_mask(mask, grid, labels=labels)
     return write_seg(
         read.voxels,

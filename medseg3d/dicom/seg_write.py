@@ -20,7 +20,7 @@ from medseg3d.dicom.label_mask import LO_CHARACTERS, checked_mask, label_counts,
 from medseg3d.dicom.model import SeriesGrid
 from medseg3d.dicom.seg_sources import lean_sources, read_headers, renumber_frames
 from medseg3d.dicom.source import copy_source_modules, values_as_they_are
-from medseg3d.errors import DicomError
+from medseg3d.errors import DicomError, MedsegError
 from medseg3d.files import whole_or_not_at_all
 
 __all__ = ["Algorithm", "SegKind", "write_seg"]
@@ -192,6 +192,8 @@ def _highdicom_as_error(grid: SeriesGrid) -> Iterator[None]:
     """Turn highdicom's refusals of the images, and the disk's of the file, into a message."""
     try:
         yield
+    except MedsegError:
+        raise
     except OSError as error:
         raise DicomError(f"The SEG cannot be written: {error}") from error
     except (AttributeError, LookupError, TypeError, ValueError) as error:

@@ -103,4 +103,4 @@ def test_a_folder_without_images_and_a_mask_as_output_are_refused(study):
     assert "no DICOM images here" in str(done.exception)
     done = CliRunner().invoke(app, ["dicom", "rtstruct", mask, "--series", str(folder / "ct"), "-o", mask])
     assert isinstance(done.exception, UsageError)
-    assert "the mask itself: name a file for the RTSTRUCT" in str(done.exception)
+    assert "is the mask itself: name another file" in str(done.exception)

@@ -18,7 +18,7 @@ from medseg3d.cli import app
 from medseg3d.dicom.mask_file import parse_labels, read_mask
 from medseg3d.dicom.model import SeriesGrid
 from medseg3d.dicom.seg_read import read_seg
-from medseg3d.errors import CaseError, GeometryError, UsageError
+from medseg3d.errors import CaseError, GeometryError, OutputError, UsageError
 
 SIDECAR = {"labels": LABELS, "bundle": "ct_organ_segmentation", "bundle_version": "0.3.0", "weights_sha256": "abc123"}
 
@@ -72,7 +72,7 @@ def test_the_quickest_way_with_labels_and_codes(tmp_path, series, mask):
     assert status == 0
     assert "note: uncoded label: No SNOMED CT code is known for 'thing'" in output
     status, output, _ = run(
-        mask, "--series", tmp_path / "ct", "-o", tmp_path / "s.dcm", *words, "--codes", tmp_path / "codes.yaml"
+        mask, "--series", tmp_path / "ct", "-o", tmp_path / "s.dcm", "--force", *words, "--codes", tmp_path / "codes.yaml"
     )
     assert (status, "uncoded" in output) == (0, False)
     found = read_seg(tmp_path / "s.dcm", series)
@@ -92,7 +92,7 @@ def test_errors_say_what_to_do(tmp_path, series, mask):
     to_seg = ("--series", tmp_path / "ct", "-o", tmp_path / "s.dcm")
     refused(CaseError, r"none\.nii: no such file", tmp_path / "none.nii", *to_seg)
     refused(CaseError, r"no DICOM images", mask, "--series", _empty(tmp_path), "-o", tmp_path / "s.dcm")
-    refused(UsageError, r"a folder: name a file for the SEG", mask, "--series", tmp_path / "ct", "-o", tmp_path)
+    refused(UsageError, r"is a folder: name a file in it", mask, "--series", tmp_path / "ct", "-o", tmp_path)
     refused(UsageError, r"the mask itself", mask, "--series", tmp_path / "ct", "-o", mask)
     refused(UsageError, r"'liver' is not of the form name=id", mask, *to_seg, "--labels", "liver")
     refused(CaseError, r"values 2, 3, which no label has", mask, *to_seg, "--labels", "liver=1")
@@ -162,3 +162,22 @@ def test_the_files_of_the_series_are_left_alone(tmp_path, series, mask):
     before = {p.name: p.read_bytes() for p in (tmp_path / "ct").iterdir()}
     run(mask, "--series", tmp_path / "ct", "-o", tmp_path / "seg.dcm")
     assert {p.name: p.read_bytes() for p in (tmp_path / "ct").iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["seg", "rtstruct"])
+def test_neither_a_slice_nor_another_file_is_replaced(tmp_path, series, mask, command):
+    source = sorted((tmp_path / "ct").iterdir())[0]
+    before = source.read_bytes()
+    there = tmp_path / "there.dcm"
+    there.write_text("keep me")
+    words = ["dicom", command, str(mask), "--series", str(tmp_path / "ct"), "-o"]
+    raised = CliRunner().invoke(app, [*words, str(source), "--force"]).exception
+    assert isinstance(raised, UsageError)
+    assert "is a file of the series" in str(raised)
+    assert source.read_bytes() == before
+    assert "there.dcm exists" in str(CliRunner().invoke(app, [*words, str(there)]).exception)
+    assert there.read_text() == "keep me"
+    assert CliRunner().invoke(app, [*words, str(there), "--force"]).exit_code == 0
+    raised = CliRunner().invoke(app, [*words, str(there / "below" / "a_file.dcm")]).exception
+    assert isinstance(raised, OutputError)
+    assert "cannot be written (Not a directory)" in str(raised)

@@ -37,6 +37,7 @@ def rtstruct(
         str | None, typer.Option(help="The series, where there are several.", show_default=False)
     ] = None,
     description: Annotated[str, typer.Option(help="Series description.")] = "Contours",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file of this name.")] = False,
 ) -> None:
     """Write a mask as an RTSTRUCT, to be opened over the images it was made from.
 
@@ -64,6 +65,7 @@ def rtstruct(
         codes=codes,
         series_uid=series_uid,
         series_description=description,
+        force=force,
     )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for finding in findings:

@@ -35,6 +35,7 @@ def seg(
         str | None, typer.Option(help="The series, where there are several.", show_default=False)
     ] = None,
     description: Annotated[str, typer.Option(help="Series description.")] = "Segmentation",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file of this name.")] = False,
 ) -> None:
     """Write a mask as DICOM SEG, to be opened over the images it was made from.
 
@@ -62,6 +63,7 @@ def seg(
         codes=codes,
         series_uid=series_uid,
         series_description=description,
+        force=force,
     )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for finding in findings:
