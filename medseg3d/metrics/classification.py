@@ -17,6 +17,7 @@ __all__ = ["Curve", "Rates", "auprc", "auroc", "choose_threshold", "confusion_ma
            "rates_at", "roc_curve", "threshold_table"]  # fmt: skip
 
 NAN = float("nan")
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def roc_curve(scores: ArrayLike, truth: ArrayLike) -> Curve:
 
     if not _both_classes(truth):
         return Curve(np.empty(0), np.empty(0), np.empty(0))
-    return Curve(*sklearn_roc_curve(truth, scores))
+    return Curve(*sklearn_roc_curve(truth, scores, drop_intermediate=False))
 
 
 def precision_recall_curve(scores: ArrayLike, truth: ArrayLike) -> Curve:
@@ -166,11 +167,11 @@ def choose_threshold(
     """
     _require_choice(truth, sensitivity, specificity)
     roc = roc_curve(scores, truth)
-    # The first point, threshold infinity, calls nothing positive.
+    # The first point, threshold infinity, calls nothing positive. A share such as 9/10 may differ from 0.9 by rounding.
     if sensitivity is not None:
-        return float(roc.thresholds[np.argmax(roc.y >= sensitivity)])
+        return float(roc.thresholds[np.argmax(roc.y >= sensitivity - ROUNDING)])
     if specificity is not None:
-        return float(roc.thresholds[np.flatnonzero(1 - roc.x >= specificity)[-1]])
+        return float(roc.thresholds[np.flatnonzero(1 - roc.x >= specificity - ROUNDING)[-1]])
     return float(roc.thresholds[np.argmax(roc.y - roc.x)])
 
 
