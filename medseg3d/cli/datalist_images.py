@@ -43,7 +43,7 @@ class ImageOptions:
 
 def are_images(source: Path) -> bool:
     """Whether a folder or file describes 2D images, and not volumes."""
-    from medseg3d.images.build import describes_images
+    from medseg3d.images.layouts import describes_images
 
     return describes_images(source)
 
