@@ -19,7 +19,19 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from medseg3d.dicom.attributes import PARSE_ERRORS, first, integer, items, number, numbers, text, texts, uid_name, words
+from medseg3d.dicom.attributes import (
+    EMPTY,
+    PARSE_ERRORS,
+    first,
+    integer,
+    items,
+    number,
+    numbers,
+    text,
+    texts,
+    uid_name,
+    words,
+)
 from medseg3d.dicom.files import Opener, is_dicom
 from medseg3d.dicom.frames import Frame, Header, PixelLayout, RealWorldMap
 from medseg3d.dicom.layout import pixel_layout
@@ -83,7 +95,7 @@ def reason_of(error: BaseException) -> str:
 
 def _read(ref: FileRef, stream: BinaryIO) -> Header | Other | Unreadable | None:
     ds = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-    if text(getattr(ds, "file_meta", Dataset()), "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+    if text(getattr(ds, "file_meta", EMPTY), "MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return None  # a DICOMDIR by another name
     sop_class, sop_uid = text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID")
     if not sop_class and not sop_uid and not text(ds, "SeriesInstanceUID"):
@@ -177,7 +189,7 @@ def _frames(ref: FileRef, ds: Dataset, layout: PixelLayout) -> tuple[Frame, ...]
         shared = first(ds, "SharedFunctionalGroupsSequence")
         return tuple(_frame(ref, ds, layout, n, own, shared) for n, own in enumerate(per_frame[: layout.frames], 1))
     if layout.frames == 1:
-        frame = _frame(ref, ds, layout, None, Dataset(), Dataset())
+        frame = _frame(ref, ds, layout, None, EMPTY, EMPTY)
         return mosaic_frames(ds, frame) if is_mosaic(ds) else (frame,)
     # Frames without functional groups (ultrasound loops, fluoroscopy): nothing says where each lies.
     source = _source(ref, ds, None)

@@ -14,7 +14,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from medseg3d.dicom.attributes import integer, text
+from medseg3d.dicom.attributes import EMPTY, integer, text
 from medseg3d.dicom.files import Inflated
 from medseg3d.dicom.frames import PixelKeyword, PixelLayout
 
@@ -36,7 +36,7 @@ def pixel_layout(ds: Dataset, stream: BinaryIO) -> PixelLayout | None:
     if located is None:
         return None
     keyword, offset, length, undefined = located
-    meta = getattr(ds, "file_meta", Dataset())
+    meta = getattr(ds, "file_meta", EMPTY)
     syntax = UID(text(meta, "TransferSyntaxUID") or _guessed_syntax(ds), validation_mode=IGNORE)
     bits = integer(ds, "BitsAllocated") or {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword, 16)
     stored = integer(ds, "BitsStored") or bits
