@@ -3,6 +3,7 @@
 Bundles name ``trainer`` and ``evaluator``; the argument names are MONAI's.
 """
 
+from medseg3d.engines.detection import BoxPrecision, DetectionValidation, collate_images, detection_step
 from medseg3d.engines.device import autocast, default_device
 from medseg3d.engines.masks2d import MaskDice
 from medseg3d.engines.provenance import record_run
@@ -11,11 +12,15 @@ from medseg3d.engines.training import ResumableTrainer, require_free, require_un
 from medseg3d.engines.validation import LabelDice, evaluator
 
 __all__ = [
+    "BoxPrecision",
+    "DetectionValidation",
     "LabelDice",
     "MaskDice",
     "ResumableTrainer",
     "autocast",
+    "collate_images",
     "default_device",
+    "detection_step",
     "evaluator",
     "named_out_of_memory",
     "record_run",

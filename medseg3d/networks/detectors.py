@@ -52,6 +52,7 @@ def detector(
     *,
     architecture: Architecture,
     out_channels: int,
+    in_channels: int = 3,
     backbone: Backbone = "resnet18",
     levels: Sequence[int] = (3, 4, 5, 6, 7),
     fpn_channels: int = 256,
@@ -69,6 +70,7 @@ def detector(
             ``ssd300`` (VGG16) and ``ssdlite`` (MobileNetV3), which resize every image to 300 and 320 pixels and
             ignore the arguments of backbone and pyramid.
         out_channels: one more than the highest label id, 0 being the background.
+        in_channels: 3, always: grey images are repeated to three channels.
         backbone: under the pyramid. ``resnet10`` is ResNet-18 with one block a stage, for training on a CPU.
         levels: of the pyramid; level k has a cell every 2**k pixels. 2 to 5 are the backbone's; after them one or two
             more may follow, made by further strides.
@@ -87,6 +89,8 @@ def detector(
     _require(architecture, ARCHITECTURES, "architecture")
     _require(backbone, BACKBONES, "backbone")
     _require(norm, tuple(NORMS), "norm")
+    if in_channels != 3:
+        raise UsageError(f"in_channels is {in_channels}; detectors take 3: load grey images with channels=3.")
     limits = {"score_thresh": score_threshold, "nms_thresh": nms_iou, "detections_per_img": max_detections}
     if architecture == "ssd300":
         return _ssd300(out_channels, limits)
