@@ -11,6 +11,7 @@ from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Frame, Header
 from medseg3d.dicom.grouping import Group, geometry_differences
 from medseg3d.dicom.ordering import normal
+from medseg3d.dicom.value_checks import check_values
 
 __all__ = ["check_frames", "check_series"]
 
@@ -20,8 +21,6 @@ ORTHOGONAL_TOLERANCE = 1e-3
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # From a hundredth of what microscopes resolve to ten metres.
 _SPACINGS_MM = (1e-6, 1e4)
-# float32 holds values to 3e38; no measured quantity comes near.
-_GREATEST_FACTOR = 1e30
 
 _EXPORT = "Export the series again from the archive."
 
@@ -38,7 +37,7 @@ def check_frames(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator
     yield from _colour(frames)
     yield from _pixels(frames)
     yield from _counts(headers)
-    yield from _values(frames, headers)
+    yield from check_values(frames, headers)
     yield from _compression(headers)
     yield from _remarks(frames, headers)
 
@@ -159,32 +158,6 @@ def _sensible(frame: Frame) -> bool:
         return a.rows > 0 and a.columns > 0 and not a.encapsulated
     bits = a.bits_allocated in (8, 16, 32) and 0 < a.bits_stored <= a.bits_allocated
     return bits and a.bits_stored - 1 <= a.high_bit < a.bits_allocated and a.rows > 0 and a.columns > 0
-
-
-def _values(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Finding]:
-    if any(h.modality_lut for h in headers):
-        yield Finding("modality_lut", "refusal", "Values go through a Modality LUT, which is not applied here.",
-                      "Export the series with RescaleSlope and RescaleIntercept.")  # fmt: skip
-    units = {h.unit for h in headers}
-    if len(units) > 1:
-        yield Finding("mixed_units", "refusal", f"Slices are in different units: {', '.join(sorted(units)) or 'none'}.",
-                      _EXPORT)  # fmt: skip
-    odd = [f for f in frames if not 0 < abs(f.slope) < _GREATEST_FACTOR or abs(f.intercept) > _GREATEST_FACTOR]
-    if odd:
-        yield Finding(
-            "contradictory_tags",
-            "refusal",
-            f"RescaleSlope is {odd[0].slope:g} and RescaleIntercept {odd[0].intercept:g} in {len(odd)} of "
-            f"{len(frames)} slices: no values result.",
-            _EXPORT,
-        )
-    maps = {(f.real_world.slope, f.real_world.intercept, f.real_world.unit) for f in frames if f.real_world}
-    used = {(f.slope, f.intercept) for f in frames}
-    other = [m for m in maps if not any(np.allclose(m[:2], u, rtol=1e-6, atol=1e-9) for u in used)]
-    if other:
-        yield Finding("real_world_values", "note", "The files map stored values to "
-                      f"{other[0][2] or 'another unit'} as well (slope {other[0][0]:g}); the rescaled values are "
-                      "used.")  # fmt: skip
 
 
 def _compression(headers: Sequence[Header]) -> Iterator[Finding]:

@@ -76,7 +76,9 @@ class Frame:
         row, column: unit vectors along which the column index and the row index grow (DICOM's row and column
             direction cosines).
         spacing_mm: (between rows, between columns), as in PixelSpacing.
-        slope, intercept: stored value → value.
+        slope, intercept: stored value → value; 1 and 0 where the file gives none.
+        absent: which of RescaleSlope and RescaleIntercept there is not, where no real-world map replaces them.
+        unusable: which of the two it has without a usable number: empty, no number, or not finite.
         real_world: another map that the file offers, or None.
         instance_number: 0 where there is none.
         thickness_mm, pitch_mm: SliceThickness and SpacingBetweenSlices, where they are given.
@@ -102,6 +104,8 @@ class Frame:
     b_value: float | None = None
     gradient: Vector | None = None
     traits: Mapping[str, Any] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
 
     @property
     def index(self) -> int:

@@ -208,6 +208,9 @@ def _source(ref: FileRef, ds: Dataset, frame: int | None) -> SliceRef:
     return SliceRef(ref, text(ds, "SOPClassUID"), text(ds, "SOPInstanceUID"), frame)
 
 
+_RESCALE = ("RescaleSlope", "RescaleIntercept")
+
+
 def _frame(ref: FileRef, ds: Dataset, layout: PixelLayout, frame: int | None, own: Dataset, shared: Dataset) -> Frame:
     """One frame from its own functional groups, those it shares, and the attributes of the instance, in this order."""
 
@@ -226,8 +229,10 @@ def _frame(ref: FileRef, ds: Dataset, layout: PixelLayout, frame: int | None, ow
         macro("RealWorldValueMappingSequence") if frame else first(ds, "RealWorldValueMappingSequence")
     )
     slope, intercept = number(values, "RescaleSlope"), number(values, "RescaleIntercept")
-    if slope is None and intercept is None and real_world:
-        slope, intercept = real_world.slope, real_world.intercept
+    absent = tuple(keyword for keyword in _RESCALE if keyword not in values)
+    unusable = tuple(keyword for keyword in _RESCALE if keyword in values and number(values, keyword) is None)
+    if absent == _RESCALE and real_world:
+        slope, intercept, absent = real_world.slope, real_world.intercept, ()
     pitch = number(measures, "SpacingBetweenSlices")
     traits, b_value, gradient = frame_traits(ds, own, shared, frame)
     return Frame(
@@ -248,11 +253,13 @@ def _frame(ref: FileRef, ds: Dataset, layout: PixelLayout, frame: int | None, ow
         b_value=b_value,
         gradient=gradient,
         traits=traits,
+        absent=absent,
+        unusable=unusable,
     )
 
 
 def _real_world(ds: Dataset) -> RealWorldMap | None:
     slope, intercept = number(ds, "RealWorldValueSlope"), number(ds, "RealWorldValueIntercept")
-    if slope is None:
+    if slope is None or intercept is None:
         return None
-    return RealWorldMap(slope, intercept or 0.0, text(first(ds, "MeasurementUnitsCodeSequence"), "CodeValue"))
+    return RealWorldMap(slope, intercept, text(first(ds, "MeasurementUnitsCodeSequence"), "CodeValue"))
