@@ -70,37 +70,37 @@ def build_image_list(
     """
     source, path, split = absolute(source), absolute(path), split or Split()
     found = find_source(source, task=task, labels=labels, multi_label=multi_label, images=images)
-    drafts, problems = _pages(found.drafts)
-    drafts = _with_patients(_with_cases(drafts), patient_regex)
-    drafts, unlisted = _with_parts(drafts, split.files)
-    drafts, unknown = _with_known_classes(drafts, labels)
-    problems = [*found.problems, *problems, *unlisted, *unknown]
+    drafts, problems = _drafts(found, labels, patient_regex, split.files)
     if not drafts:
         raise _nothing(source, problems)
     inspected = inspect_items(drafts, workers=workers, progress=progress)
-    problems += _no_patients(drafts, patient_regex)
-    order = sorted(
-        range(len(drafts)), key=lambda i: drafts[i].part == "testing"
-    )  # training first, as the report has it
-    drafts, inspected = [drafts[i] for i in order], [inspected[i] for i in order]
     ids, unnamed = _label_ids(found, labels, inspected)
     problems += unnamed
-    validated = any(draft.part == "validation" for draft in drafts)
-    items = [
-        placed(_item(draft, seen), draft.part if validated else None)
-        for draft, seen in zip(drafts, inspected, strict=True)
-    ]
+    items = _items(drafts, inspected)
+    tested = sum(draft.part == "testing" for draft in drafts)
     listed = ImageList(
         path=path,
         name=name or source.stem,
         task=found.task,
         labels=ids,
         multi_label=found.multi_label,
-        training=tuple(i for i, d in zip(items, drafts, strict=True) if d.part != "testing"),
-        testing=tuple(i for i, d in zip(items, drafts, strict=True) if d.part == "testing"),
+        training=tuple(items[: len(items) - tested]),
+        testing=tuple(items[len(items) - tested :]),
     )
     report = report_on(listed, drafts, inspected, problems)
     return _split(report, drafts, inspected, split, problems) if report.ok else report
+
+
+def _drafts(
+    found: Source, labels: Sequence[str] | Mapping[str, int], patient_regex: str, files: Sequence[SplitFile]
+) -> tuple[list[Draft], list[Finding]]:
+    """One draft an image, with its name and patient, those for testing last; and what is wrong with the others."""
+    drafts, unreadable = _pages(found.drafts)
+    drafts = _with_patients(_with_cases(drafts), patient_regex)
+    drafts, unlisted = _with_parts(drafts, files)
+    drafts, unknown = _with_known_classes(drafts, labels)
+    problems = [*found.problems, *unreadable, *unlisted, *unknown, *_no_patients(drafts, patient_regex)]
+    return sorted(drafts, key=lambda draft: draft.part == "testing"), problems
 
 
 def _nothing(source: Path, problems: Sequence[Finding]) -> DataListError:
@@ -216,16 +216,24 @@ def _with_known_classes(
 # The list ------------------------------------------------------------------------------------------------------------
 
 
-def _item(draft: Draft, seen: Inspected) -> ImageItem:
-    return ImageItem(
-        case=draft.case,
-        patient=draft.patient or draft.case,
-        image=draft.image,
-        fold=draft.fold,
-        classes=draft.classes,
-        masks=draft.masks,
-        boxes=None if draft.boxes is None else tuple(box for box in seen.boxes if box.has_area),
-    )
+def _items(drafts: Sequence[Draft], inspected: Sequence[Inspected]) -> list[ImageItem]:
+    # Parts become folds only where there is one to validate on: otherwise training is still to be split.
+    validated = any(draft.part == "validation" for draft in drafts)
+    return [
+        placed(
+            ImageItem(
+                case=draft.case,
+                patient=draft.patient or draft.case,
+                image=draft.image,
+                fold=draft.fold,
+                classes=draft.classes,
+                masks=draft.masks,
+                boxes=None if draft.boxes is None else tuple(box for box in seen.boxes if box.has_area),
+            ),
+            draft.part if validated else None,
+        )
+        for draft, seen in zip(drafts, inspected, strict=True)
+    ]
 
 
 def _label_ids(
