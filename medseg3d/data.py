@@ -121,6 +121,7 @@ def training_loader(
     num_workers: int = 0,
     pin_memory: bool = False,
     weights: Sequence[float] | None = None,
+    collate_fn: Callable[..., Any] | None = None,
 ) -> DataLoader:
     """Batches for ``iterations_per_epoch`` iterations an epoch, in the order of an ``EpochSampler``.
 
@@ -128,6 +129,7 @@ def training_loader(
         num_workers: processes that augment; the samples are the same for any number.
         pin_memory: copy batches to page-locked memory, for a GPU.
         weights: how likely each case is drawn, see ``medseg3d.imbalance.sampling_weights``; None shuffles.
+        collate_fn: makes a batch of samples; None stacks them, as MONAI's ``list_data_collate``.
     """
     from monai.data import list_data_collate
 
@@ -138,7 +140,7 @@ def training_loader(
         num_workers=num_workers,
         # Its own: else it draws from the global state, once an epoch without workers and once a run with them.
         generator=torch.Generator(),
-        collate_fn=list_data_collate,
+        collate_fn=collate_fn or list_data_collate,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         worker_init_fn=_one_thread if num_workers else None,
