@@ -10,6 +10,7 @@ from medseg3d.inference.report import CaseResult, SegmentReport
 from medseg3d.inference.segmenter import Segmenter
 from medseg3d.inference.segmenter2d import Segmenter2d
 from medseg3d.inference.sliding import SlidingWindow
+from medseg3d.inference.tiles import TiledImage, WholeImage
 from medseg3d.inference.weights import load_weights
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "Segmenter",
     "Segmenter2d",
     "SlidingWindow",
+    "TiledImage",
     "ToImageGridd",
+    "WholeImage",
     "find_cases",
     "find_images",
     "load_weights",
