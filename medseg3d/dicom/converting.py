@@ -2,10 +2,10 @@
 
 ::
 
-    OUT/images/<patient>_<number>_<description>.nii.gz     the volume
-    OUT/images/<patient>_<number>_<description>.json       its sidecar
-    OUT/labels/<patient>_<number>_<description>.nii.gz     label map of the annotations that refer to the series
-    OUT/labels.json                                        name of each label → id
+    OUT/images/<patient>_<number>_<description>_<mark>.nii.gz     the volume
+    OUT/images/<patient>_<number>_<description>_<mark>.json       its sidecar
+    OUT/labels/<patient>_<number>_<description>_<mark>.nii.gz     label map of the annotations that refer to the series
+    OUT/labels.json                                               name of each label → id
 
 ``medseg3d datalist build OUT --labels OUT/labels.json`` makes a data list of it.
 """

@@ -16,18 +16,13 @@ LONGEST = 48  # characters of a description in a file name
 
 
 def volume_names(volumes: Sequence[tuple[SeriesInfo, str]]) -> list[str]:
-    """A name for each volume of a series and its stack's label: ``<patient>_<number>_<description>[_<label>]``.
+    """A name for each volume of a series and its stack's label: ``<patient>_<number>_<description>_<mark>[_<label>]``.
 
-    Names are unique, also where a file system does not tell capital letters apart: those that would be equal, as a
-    patient's scan and its repetition a year later are, get six digits of a hash of the series' UID.
+    The mark is eight digits of a hash of the study's and the series' UID: scans of a patient share number and
+    description year after year. So a name is the same in every run, whatever else is converted in it, and unique, also
+    where a file system does not tell capital letters apart.
     """
-    names = [_name(series, label) for series, label in volumes]
-    times = Counter(name.casefold() for name in names)
-    unique = [
-        name if times[name.casefold()] == 1 else _name(series, label, mark=_mark(series.uid))
-        for name, (series, label) in zip(names, volumes, strict=True)
-    ]
-    return _numbered(unique)
+    return _numbered([_name(series, label) for series, label in volumes])
 
 
 def plain(text: str) -> str:
@@ -40,14 +35,14 @@ def plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", ascii_text).strip("-.")[:LONGEST].strip("-.")
 
 
-def _name(series: SeriesInfo, label: str, *, mark: str = "") -> str:
+def _name(series: SeriesInfo, label: str) -> str:
     number = "" if series.number is None else str(series.number)
-    parts = [series.patient, number, plain(series.description) or plain(series.modality), mark, label]
-    return "_".join(plain(part) for part in parts if part) or "volume"
+    parts = [series.patient, number, plain(series.description) or plain(series.modality), _mark(series), label]
+    return "_".join(plain(part) for part in parts if part)
 
 
-def _mark(uid: str) -> str:
-    return hashlib.sha256(uid.encode()).hexdigest()[:6]
+def _mark(series: SeriesInfo) -> str:
+    return hashlib.sha256(f"{series.study_uid} {series.uid}".encode()).hexdigest()[:8]
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -63,8 +63,9 @@ class VolumeWriter:
         """Image, label map and sidecar of one volume; a refusal in the result where one cannot be made."""
         slices = sum(len(stack.frames) for stack in job.stacks)
         try:
-            self._make_room(name)
+            earlier = self._earlier_files(name)
             image, found = self._write_image(name, job)
+            gradients = self._write_gradients(name, job)
         except (CaseError, OSError) as error:
             reason = Finding("not_written", "refusal", str(error))
             return Converted(name, job.series, "refused", slices, (*job.findings, reason))
@@ -72,14 +73,22 @@ class VolumeWriter:
         findings = (*job.findings, *found, *about_label)
         spacing = spacing_mm(job.affine_ras)
         result = Converted(name, job.series, "written", slices, findings, _shape(job), spacing, image, label)
-        write_json(self._path("images", name, ".json"), self._sidecar(job, result))
+        sidecar = self._path("images", name, ".json")
+        write_json(sidecar, self._sidecar(job, result))
+        # Only now: an earlier conversion stays until another stands in its place.
+        for path in earlier - {image, label, sidecar, *gradients}:
+            path.unlink()
         return result
 
     def _path(self, folder: str, name: str, suffix: str) -> Path:
         return self.out / folder / f"{name}{suffix}"
 
-    def _make_room(self, name: str) -> None:
-        """Remove what an earlier conversion made of this volume, if asked to; nothing else is ever replaced."""
+    def _earlier_files(self, name: str) -> set[Path]:
+        """What an earlier conversion made of this volume; names are unique to a series, so it is the same one.
+
+        Raises:
+            DicomError: there is something, and it shall not be replaced.
+        """
         there = [
             path
             for path in (
@@ -90,8 +99,7 @@ class VolumeWriter:
         ]
         if there and not self.options.force:
             raise DicomError(f"{there[0]} exists: pass --force to replace it, or choose another folder.")
-        for path in there:
-            path.unlink()
+        return set(there)
 
     def _write_image(self, name: str, job: Job) -> tuple[Path, tuple[Finding, ...]]:
         """The volume, in the type that scanners' values nearly always fit, else in the one that holds any."""
@@ -100,9 +108,12 @@ class VolumeWriter:
             found = self._stream(path, job, _dtype(job, likely=True))
         except ValueRangeError:
             found = self._stream(path, job, _dtype(job, likely=False))
-        if len(job.stacks) > 1 and (diffusion := diffusion_of(job.stacks)) is not None:
-            write_gradients(self._path("images", name, ""), *diffusion, job.affine_ras)
         return path, found
+
+    def _write_gradients(self, name: str, job: Job) -> tuple[Path, ...]:
+        """``.bval`` and ``.bvec`` of a 4D file of diffusion weighted volumes; of others none."""
+        diffusion = diffusion_of(job.stacks) if len(job.stacks) > 1 else None
+        return write_gradients(self._path("images", name, ""), *diffusion, job.affine_ras) if diffusion else ()
 
     def _stream(self, path: Path, job: Job, dtype: np.dtype[Any]) -> tuple[Finding, ...]:
         found: list[Finding] = []

@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from annotated_study import RAS, SHAPE, body, label_of, only, organs, refusals, study
 from numpy.testing import assert_allclose, assert_array_equal
 from synthetic_series import SyntheticSeries
 from typer.testing import CliRunner
@@ -17,55 +18,16 @@ from typer.testing import CliRunner
 from medseg3d.cli import app
 from medseg3d.datalist import build_datalist, check_datalist
 from medseg3d.datalist.model import write_datalist
-from medseg3d.dicom import Converted, ConvertOptions, convert
+from medseg3d.dicom import ConvertOptions, convert
 from medseg3d.dicom.conversion import LabelRules
 from medseg3d.dicom.converting import unmatched_annotations
 from medseg3d.dicom.gradients import fsl_gradients
 from medseg3d.dicom.naming import Naming
-from medseg3d.dicom.rtstruct_write import write_rtstruct
 from medseg3d.dicom.scanning import scan
 from medseg3d.dicom.seg_write import write_seg
 from medseg3d.dicom.sidecar import hashed_uid
 from medseg3d.errors import DicomError, UsageError
 from medseg3d.phantom.dicom import Patient, write_ct_series
-
-RAS = np.diag([-2.0, -2.0, 3.0, 1.0])
-SHAPE = (16, 14, 10)
-
-
-def only(results: list[Converted]) -> Converted:
-    (result,) = results
-    return result
-
-
-def body(hu: int = 40) -> np.ndarray:
-    voxels = np.full(SHAPE, -1000, np.int16)
-    voxels[2:14, 2:12, 1:9] = hu
-    return voxels
-
-
-def organs() -> np.ndarray:
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[3:7, 3:8, 2:8] = 1
-    mask[9:13, 4:10, 3:7] = 2
-    return mask
-
-
-def study(folder: Path, *, patient: str = "one", names=("liver", "GTV 1"), kind: str = "rtstruct") -> Path:
-    """A CT and its annotation."""
-    grid = write_ct_series(body(40 + len(patient)), RAS, folder / "ct", patient=Patient(patient))
-    labels = {name: number for number, name in enumerate(names, 1)}
-    write = write_rtstruct if kind == "rtstruct" else write_seg
-    write(organs(), grid, folder / f"{kind}.dcm", labels=labels)
-    return folder
-
-
-def label_of(result: Converted) -> np.ndarray:
-    return np.asanyarray(nibabel.load(result.label).dataobj)
-
-
-def refusals(result: Converted) -> str:
-    return " ".join(str(finding) for finding in result.findings if finding.severity == "refusal")
 
 
 class TestImage:
@@ -81,7 +43,7 @@ class TestImage:
         for form, code in (image.get_sform(coded=True), image.get_qform(coded=True)):
             assert code == 1
             assert_allclose(form, series.affine_ras, atol=1e-4)
-        assert re.fullmatch(rf"P[0-9a-f]+_3_synthetic{re.escape(suffix)}", result.image.name)
+        assert re.fullmatch(rf"P[0-9a-f]{{8}}_3_synthetic_[0-9a-f]{{8}}{re.escape(suffix)}", result.image.name)
 
     def test_values_beyond_int16_get_a_wider_type(self, tmp_path):
         series = SyntheticSeries()
@@ -139,7 +101,7 @@ class TestImage:
             SyntheticSeries(seed=number).write(tmp_path / "in" / str(number))
         names = [result.name for result in convert(tmp_path / "in", tmp_path / "out")]
         assert len(set(names)) == 3
-        assert all(re.fullmatch(r"P\w+_3_synthetic_[0-9a-f]{6}", name) for name in names)
+        assert all(re.fullmatch(r"P\w+_3_synthetic_[0-9a-f]{8}", name) for name in names)
 
     def test_one_series_of_several_is_chosen_by_its_uid_or_the_hash_of_it(self, tmp_path):
         a, b = SyntheticSeries(seed=1), SyntheticSeries(seed=2)
