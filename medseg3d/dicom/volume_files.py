@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -19,6 +18,7 @@ from medseg3d.dicom.fourd import common_dtype, diffusion_of, seconds_between
 from medseg3d.dicom.frames import Annotated
 from medseg3d.dicom.gradients import write_gradients
 from medseg3d.dicom.jobs import Job, frame_of_reference, lattice_of, regular_parts
+from medseg3d.dicom.label_ids import merged_label_ids, read_label_ids
 from medseg3d.dicom.nifti import nifti_header, write_nifti
 from medseg3d.dicom.resample import resampled
 from medseg3d.dicom.rescale import ValueRangeError
@@ -28,7 +28,7 @@ from medseg3d.errors import CaseError, DicomError, UsageError
 from medseg3d.files import write_json
 from medseg3d.geometry import spacing_mm
 
-__all__ = ["VolumeWriter", "read_label_ids"]
+__all__ = ["VolumeWriter"]
 
 AIR_HU = -1024
 LABEL_IDS = "labels.json"
@@ -44,7 +44,8 @@ class VolumeWriter:
         workers: threads that decode and compress; None for one a CPU core.
 
     Raises:
-        UsageError: the one annotation that was asked for is not there; a damaged ``labels.json`` of an earlier run.
+        UsageError: the one annotation that was asked for is not there; ``labels.json`` of an earlier run is damaged, or
+            has other ids than the naming.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class VolumeWriter:
             listed = ", ".join(_file_name(a) for a in annotations) or "none"
             raise UsageError(f"No RTSTRUCT or SEG here is {options.annotation!r}; there is {listed}.")
         self.label_ids = read_label_ids(out / LABEL_IDS)
+        if (naming := options.labels.naming) is not None:
+            self.label_ids = merged_label_ids(self.label_ids, naming.labels, out / LABEL_IDS)
 
     def write(self, name: str, job: Job) -> Converted:
         """Image, label map and sidecar of one volume; a refusal in the result where one cannot be made."""
@@ -138,8 +141,7 @@ class VolumeWriter:
         path = self._path("labels", name, self.options.suffix)
         header = nifti_header(voxels.shape, job.affine_ras, voxels.dtype)
         write_nifti(path, header, (voxels[..., k] for k in range(voxels.shape[2])), threads=self.workers)
-        naming = self.options.labels.naming
-        write_json(self.out / LABEL_IDS, self.label_ids if naming is None else naming.labels)
+        write_json(self.out / LABEL_IDS, self.label_ids)
         return path, findings
 
     def _label_map(self, files: Sequence[Annotated], job: Job) -> tuple[NDArray[Any], tuple[Finding, ...]]:
@@ -190,23 +192,6 @@ class VolumeWriter:
         if self.options.keep_uids:
             content["files"] = list(dict.fromkeys(str(ref.file) for ref in sources))
         return content
-
-
-def read_label_ids(path: Path) -> dict[str, int]:
-    """Label ids of an earlier conversion into the same folder; none where there was none.
-
-    Raises:
-        UsageError: the file is there and holds something else.
-    """
-    if not path.exists():
-        return {}
-    try:
-        ids = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not readable ({error}). Remove it, or choose another folder.") from error
-    if not isinstance(ids, dict) or not all(type(number) is int and number > 0 for number in ids.values()):
-        raise UsageError(f"{path}: not names of labels with their ids. Remove it, or choose another folder.")
-    return ids
 
 
 def _file_name(annotation: Annotated) -> str:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from annotated_study import only, refusals, study
+import numpy as np
+import pytest
+from annotated_study import label_of, only, organs, refusals, study
+from numpy.testing import assert_array_equal
 from synthetic_series import SyntheticSeries
 
 from medseg3d.dicom import ConvertOptions, convert
+from medseg3d.dicom.conversion import LabelRules
+from medseg3d.dicom.naming import Naming
+from medseg3d.errors import UsageError
 
 FORCE = ConvertOptions(force=True)
 
@@ -71,3 +78,29 @@ class TestForce:
         (folder / "rtstruct.dcm").unlink()
         convert(folder, tmp_path / "out", options=ConvertOptions(suffix=".nii", force=True))
         assert sorted(contents(tmp_path / "out")) == [f"images/{name}.json", f"images/{name}.nii", "labels.json"]
+
+
+def labelled(naming: Naming | None) -> ConvertOptions:
+    return ConvertOptions(labels=LabelRules(naming))
+
+
+class TestLabelIds:
+    def test_ids_that_contradict_earlier_label_maps_are_refused(self, tmp_path):
+        convert(study(tmp_path / "1", patient="one", names=("liver", "kidney")), tmp_path / "out")
+        before = contents(tmp_path / "out")
+        second = study(tmp_path / "2", patient="two", names=("kidney", "liver"))
+        with pytest.raises(UsageError, match=r"other ids.*: kidney is 1 here and 2 there; Liver is 2 here"):
+            convert(second, tmp_path / "out", options=labelled(Naming({"kidney": 1, "Liver": 2})))
+        with pytest.raises(UsageError, match="2 is spleen here and kidney there"):
+            convert(second, tmp_path / "out", options=labelled(Naming({"liver": 1, "spleen": 2})))
+        assert contents(tmp_path / "out") == before
+
+    def test_others_are_added(self, tmp_path):
+        convert(study(tmp_path / "1", patient="one", names=("Liver", "kidney")), tmp_path / "out")
+        second = study(tmp_path / "2", patient="two", names=("kidney", "aorta"))
+        result = only(
+            convert(second, tmp_path / "out", options=labelled(Naming({"liver": 1, "aorta": 7, "kidney": 2})))
+        )
+        ids = json.loads((tmp_path / "out" / "labels.json").read_text())
+        assert ids == {"Liver": 1, "kidney": 2, "aorta": 7}
+        assert_array_equal(label_of(result), np.array([0, 2, 7])[organs()])
