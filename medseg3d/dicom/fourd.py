@@ -20,6 +20,8 @@ __all__ = ["common_dtype", "common_label", "diffusion_of", "equal_grids", "even_
 
 # Times of volumes that are apart by less than this part of the usual step are evenly apart.
 EVEN = 0.05
+# The coarsest times that scanners write.
+CLOCK_S = 1.0
 
 
 def equal_grids(stacks: Sequence[Stack]) -> Iterator[list[Stack]]:
@@ -64,14 +66,27 @@ def diffusion_of(stacks: Sequence[Stack]) -> tuple[list[float], NDArray[np.float
 def seconds_between(stacks: Sequence[Stack]) -> float | None:
     """The step in time from one volume to the next; None where it is not even, or the volumes are no time series.
 
-    When frames were acquired says it; where a file has one time for all its frames, the repetition time of an MR does.
+    When frames were acquired says it. The repetition time of an MR does where the clock tells too little: one time for
+    all volumes, or whole seconds. Times that contradict it, or do not ascend, are believed.
     """
-    measured = even_step(_moments_s(stacks))
+    moments = _moments_s(stacks)
+    measured = even_step(moments)
     if measured is not None:
         return measured
-    times = [stack.frames[0].traits.get("time") for stack in stacks]
-    is_time_series = None not in times and len(set(times)) == len(times) > 1
-    return _repetition_time_s(stacks[0]) if is_time_series else None
+    times = [time for stack in stacks if (time := stack.frames[0].traits.get("time")) is not None]
+    if len(times) < max(len(stacks), 2) or any(b <= a for a, b in pairwise(times)):
+        return None
+    repetition = _repetition_time_s(stacks[0])
+    return repetition if repetition is not None and _agree(moments, repetition) else None
+
+
+def _agree(moments_s: Sequence[float | None], step_s: float) -> bool:
+    """Whether volumes may have begun at these times, ``step_s`` apart: unknown, all equal, or so to the second."""
+    known = [(n, moment) for n, moment in enumerate(moments_s) if moment is not None]
+    if len({moment for _, moment in known}) < 2:
+        return True
+    (n, start), *_ = known
+    return all(abs(moment - start - (m - n) * step_s) < CLOCK_S for m, moment in known)
 
 
 def even_step(times_s: Sequence[float | None]) -> float | None:

@@ -7,6 +7,7 @@ position: an ordinary CT keeps together although its acquisition number changes 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 
 from medseg3d.dicom.frames import Frame
 from medseg3d.dicom.ordering import distances_mm, position_ids
-from medseg3d.dicom.traits import RANKED, TRAITS, trait_label
+from medseg3d.dicom.traits import NUMBERED, RANKED, TRAITS, WITHOUT_ORDER, trait_label
 
 __all__ = ["ORIENTATION_TOLERANCE", "SPACING_TOLERANCE", "Group", "geometry_differences", "group_frames"]
 
@@ -44,8 +45,9 @@ class Group:
 
 
 def group_frames(frames: Sequence[Frame], reference_of: Callable[[Frame], str]) -> list[Group]:
-    """Groups of the frames of one series, in the order in which they were acquired.
+    """Groups of the frames of one series, in the order of what separates them: time, phase, b-value, echo, …
 
+    InstanceNumber, which may be empty or begin again in each volume, decides only where nothing else does.
     ``reference_of`` gives a frame's frame of reference.
     """
     ordered = sorted(frames, key=_file_order)
@@ -57,7 +59,7 @@ def group_frames(frames: Sequence[Frame], reference_of: Callable[[Frame], str]) 
             Group("_".join(filter(None, (prefix, *labels))), tuple(members), number, ranked)
             for labels, members, ranked in _split_repeats(part)
         ]
-    return _distinct(sorted(groups, key=lambda g: (g.part, _file_order(g.frames[0]))))
+    return _distinct(groups)
 
 
 def geometry_differences(heads: Sequence[Frame]) -> list[str]:
@@ -123,10 +125,11 @@ def _split_repeats(frames: list[Frame]) -> list[_Split]:
         values = [frame.traits.get(name) for frame in frames]
         distinct = list(dict.fromkeys(values))
         if 1 < len(distinct) <= most and _separates(values, ids, distinct):
-            names = _names(name, distinct)
+            ordered = _in_order(name, distinct, frames)
+            names = _names(name, ordered)
             return [
                 ((names[value], *labels), members, ranked)
-                for value in distinct
+                for value in ordered
                 for labels, members, ranked in _split_repeats(
                     [f for f, v in zip(frames, values, strict=True) if v == value]
                 )
@@ -144,8 +147,8 @@ def _separates(values: Sequence[Hashable], ids: np.ndarray, distinct: Sequence[H
 
 
 def _names(trait: str, values: Sequence[Hashable]) -> dict[Hashable, str]:
-    """A label for each value of a trait; an image type is named by the words that not all have."""
-    labels = {v: trait_label(trait, v, rank) for rank, v in enumerate(_in_order(trait, values), 1)}
+    """A label for each of a trait's ordered values; an image type is named by the words that not all have."""
+    labels = {v: trait_label(trait, v, rank) for rank, v in enumerate(values, 1)}
     if trait != "image_type" or not all(isinstance(v, tuple) for v in values):
         return labels
     common = set.intersection(*(set(v) for v in values))  # type: ignore[call-overload]
@@ -157,11 +160,21 @@ def _slug(word: str) -> str:
     return "".join(c for c in word.lower() if c.isalnum())
 
 
-def _in_order(name: str, values: Sequence[Hashable]) -> list[Hashable]:
-    if name == "gradient":  # directions have no order but that of acquisition
-        return list(values)
+def _in_order(name: str, values: Sequence[Hashable], frames: Sequence[Frame]) -> list[Hashable]:
+    """The values of a trait as their volumes shall follow each other; ``values`` are in file order."""
+    ordered = list(values) if name in WITHOUT_ORDER else _ascending(values)
+    if name in WITHOUT_ORDER or name in NUMBERED:
+        began: dict[Hashable, float] = {}
+        for frame in frames:
+            value, moment = frame.traits.get(name), frame.traits.get("moment", -math.inf)
+            began[value] = min(moment, began.get(value, math.inf))
+        ordered.sort(key=began.__getitem__)
+    return ordered
+
+
+def _ascending(values: Sequence[Hashable]) -> list[Hashable]:
     try:
-        return sorted(values)  # type: ignore[type-var]
+        return sorted(values, key=lambda v: (v is not None, v))
     except TypeError:
         return sorted(values, key=str)
 

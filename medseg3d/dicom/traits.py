@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from medseg3d.dicom.attributes import first, integer, is_block_of, items, number, numbers, text, texts
 from medseg3d.dicom.frames import Vector
 
-__all__ = ["RANKED", "TRAITS", "frame_traits", "trait_label"]
+__all__ = ["NUMBERED", "RANKED", "TRAITS", "WITHOUT_ORDER", "frame_traits", "trait_label"]
 
 # In the order in which they are tried: what people mean by "another volume" first, mere numbering last.
 TRAITS = (
@@ -25,6 +25,11 @@ TRAITS = (
 
 # Those that put repeats of a slice in order even where their values differ from slice to slice.
 RANKED = ("time", "phase", "moment")
+
+# Those whose values follow no order: volumes are in the order of acquisition, by the clock and then by number.
+WITHOUT_ORDER = ("component", "image_type", "gradient", "kernel")
+# Those that merely number volumes: the clock comes first.
+NUMBERED = ("acquisition", "file")
 
 # Values of b below this are told apart no further: scanners write 0, 5 or 50 for the same unweighted image.
 _UNWEIGHTED = 1e-6

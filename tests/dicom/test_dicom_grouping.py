@@ -13,6 +13,7 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate
 from synthetic_series import SyntheticSeries, codes
 
 from medseg3d.dicom import Series, read_stack, scan
+from medseg3d.dicom.fourd import seconds_between
 
 
 def only_series(folder: Path) -> Series:
@@ -285,3 +286,66 @@ def test_private_numbers_of_another_owner_are_left_alone(tmp_path: Path) -> None
 
     SyntheticSeries().write(tmp_path, edit)
     assert only_series(tmp_path).stacks[0].frames[0].b_value is None
+
+
+ORDERED = {
+    "time": [{"TemporalPositionIdentifier": t} for t in (1, 2, 3, 4)],
+    "moment": [{"FrameReferenceTime": t} for t in (0, 5000, 60000, 200000)],
+    "clock": [{"AcquisitionDate": "20240101", "AcquisitionTime": f"12000{t}", "AcquisitionNumber": 9 - t}
+              for t in range(4)],
+    "b_value": [{"DiffusionBValue": b} for b in (0.0, 50.0, 400.0, 1000.0)],
+    "echo": [{"EchoTime": t} for t in (2.5, 5.0, 10.0, 12.5)],
+    "phase": [{"TriggerTime": t} for t in (0, 9, 80, 700)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [lambda k: None, lambda k: k + 1, lambda k: 6 - k], ids=["none", "again", "down"])
+@pytest.mark.parametrize("trait", ORDERED)
+def test_volumes_follow_what_separates_them_not_their_numbers(tmp_path: Path, trait: str, number: Any) -> None:
+    uids = ["1.2.3.9", "1.2.3.8", "1.2.3.2", "1.2.3.1"]
+    attributes = [
+        {**values, "InstanceNumber": number, "SOPInstanceUID": lambda k, uid=uid: f"{uid}.{k}"}
+        for uid, values in zip(uids, ORDERED[trait], strict=True)
+    ]
+    write_volumes(tmp_path, SyntheticSeries(), attributes)
+    assert list(contents(only_series(tmp_path)).values()) == [0, 1, 2, 3]
+
+
+def test_gradient_directions_follow_the_clock(tmp_path: Path) -> None:
+    attributes = [
+        {
+            "DiffusionBValue": 1000.0,
+            "DiffusionGradientOrientation": direction,
+            "AcquisitionDateTime": f"2024010112000{n}",
+            "InstanceNumber": lambda k: k + 1,
+            "SOPInstanceUID": lambda k, n=n: f"1.2.3.{9 - n}.{k}",
+        }
+        for n, direction in enumerate(([1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]))
+    ]
+    write_volumes(tmp_path, SyntheticSeries(), attributes)
+    assert contents(only_series(tmp_path)) == {"d01": 0, "d02": 1, "d03": 2}
+
+
+@pytest.mark.parametrize(
+    ("clock", "seconds"),
+    [
+        (None, 2.5),
+        (["120000"] * 4, 2.5),
+        (["120000", "120002", "120005", "120007"], 2.5),  # whole seconds of 0, 2.5, 5, 7.5
+        (["120000.0", "120002.4", "120004.8", "120007.2"], 2.4),
+        (["120000", "120002", "120010", "120040"], None),
+        (["120007", "120005", "120002", "120000"], None),
+    ],
+    ids=str,
+)
+def test_the_repetition_time_is_the_step_only_where_the_clock_agrees(
+    tmp_path: Path, clock: list[str] | None, seconds: float | None
+) -> None:
+    times = [{"AcquisitionDate": "20240101", "AcquisitionTime": time} for time in clock] if clock else [{}] * 4
+    attributes = [
+        {"TemporalPositionIdentifier": t, "RepetitionTime": 2500.0, **values} for t, values in enumerate(times, 1)
+    ]
+    write_volumes(tmp_path, SyntheticSeries(), attributes)
+    stacks = only_series(tmp_path).stacks
+    assert list(contents(only_series(tmp_path)).values()) == [0, 1, 2, 3]
+    assert seconds_between(stacks) == (seconds if seconds is None else pytest.approx(seconds))
