@@ -14,9 +14,12 @@ from medseg3d.dicom.frames import Frame
 
 __all__ = ["is_mosaic", "mosaic_frames"]
 
+# The slice normal is the plane's normal or its opposite, up to rounding; anything else is damage.
+NORMAL_TOLERANCE = 1e-2
+
 
 def is_mosaic(ds: Dataset) -> bool:
-    """Whether an image is a mosaic: its image type says so, or its CSA header counts tiles."""
+    """Whether an image is a mosaic: its image type says so, and Siemens made it."""
     return "MOSAIC" in texts(ds, "ImageType") and "SIEMENS" in text(ds, "Manufacturer").upper()
 
 
@@ -25,9 +28,10 @@ def mosaic_frames(ds: Dataset, whole: Frame) -> tuple[Frame, ...]:
 
     Tiles fill the image row by row. The image's position is that of a plane as large as the whole mosaic and centred
     where the first slice is, so that the first tile begins half the difference further in (NiBabel's documentation
-    of the DICOM mosaic derives this). The slice normal of the CSA header says which way the slices go on.
+    of the DICOM mosaic derives this). Which way the slices go on, the slice normal of the CSA header alone says:
+    without it there are no positions.
     """
-    tiles, normal = _csa(ds)
+    tiles, slice_normal = _csa(ds)
     pitch = whole.pitch_mm or whole.thickness_mm
     if not tiles or whole.position_mm is None or whole.row is None or whole.column is None or not whole.spacing_mm:
         return (replace(whole, position_mm=None),)
@@ -41,8 +45,10 @@ def mosaic_frames(ds: Dataset, whole: Frame) -> tuple[Frame, ...]:
         + row * whole.spacing_mm[1] * (whole.columns - columns) / 2
         + column * whole.spacing_mm[0] * (whole.rows - rows) / 2
     )
-    axis = np.cross(row, column)
-    step = axis * pitch * (-1 if normal is not None and np.dot(axis, normal) < 0 else 1)
+    along = 0.0 if slice_normal is None else float(np.dot(np.cross(row, column), slice_normal))
+    if not math.isclose(abs(along), 1, abs_tol=NORMAL_TOLERANCE):
+        return (replace(whole, position_mm=None),)
+    step = np.cross(row, column) * math.copysign(pitch, along)
     trait = {**whole.traits, "file": (whole.instance_number, whole.source.sop_instance_uid)}
     return tuple(
         replace(

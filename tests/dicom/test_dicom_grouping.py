@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from synthetic_series import SyntheticSeries, codes
 
 from medseg3d.dicom import Series, read_stack, scan
 from medseg3d.dicom.fourd import seconds_between
+from medseg3d.errors import DicomError
 
 
 def only_series(folder: Path) -> Series:
@@ -202,14 +205,25 @@ def test_frames_that_nothing_places_are_refused(tmp_path: Path) -> None:
     assert "missing_tag" in codes(stack.findings)
 
 
-def mosaic(truth: SyntheticSeries) -> Dataset:
-    """The slices of ``truth`` as a Siemens mosaic of 3×3 tiles; the number of tiles in the public copy."""
+def csa_header(normal: Sequence[float]) -> bytes:
+    """A CSA2 header with the slice normal alone, as NiBabel's documentation describes the format."""
+    tag = struct.pack("<64s i 4s i i i", b"SliceNormalVector", 3, b"FD", 4, 3, 77)
+    items = [f"{v:.8f}".encode().ljust(16, b"\0") for v in normal]
+    return struct.pack("<4s4s2I", b"SV10", b"\4\3\2\1", 1, 77) + tag + b"".join(
+        struct.pack("<4i", 16, 16, 77, 16) + item for item in items
+    )  # fmt: skip
+
+
+def mosaic(truth: SyntheticSeries, *, normal: Sequence[float] | None = None) -> Dataset:
+    """The slices of ``truth`` as a Siemens mosaic of 3×3 tiles; number of tiles and slice normal in private groups."""
     ds = truth.dataset(0)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
     ds.Manufacturer, ds.ImageType, ds.Modality = "SIEMENS", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"], "MR"
     ds.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", truth.slices)
+    csa = csa_header(truth.normal if normal is None else normal)
+    ds.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", csa)
     picture = np.zeros((3 * truth.rows, 3 * truth.columns), np.uint16)
     for k in range(truth.slices):
         r, c = k // 3 * truth.rows, k % 3 * truth.columns
@@ -232,6 +246,32 @@ def test_a_mosaic_is_a_volume(tmp_path: Path) -> None:
     volume = read_stack(stack)
     assert_array_equal(volume.voxels, truth.values)
     assert_allclose(volume.grid.affine_ras, truth.affine_ras, atol=1e-6)
+
+
+def test_the_slice_normal_says_which_way_a_mosaic_goes_on(tmp_path: Path) -> None:
+    """Tiles against the normal: the last tile is the first slice."""
+    truth = SyntheticSeries(slices=8)
+    mosaic(truth, normal=-truth.normal).save_as(tmp_path / "mosaic", enforce_file_format=True)
+    volume = read_stack(only_series(tmp_path).stacks[0])
+    assert_array_equal(volume.voxels, truth.values[..., ::-1])
+    first = np.array(truth.origin_mm) - 7 * truth.step_mm * truth.normal
+    assert_allclose(volume.grid.affine_lps[:3, 3], first, atol=1e-6)
+
+
+@pytest.mark.parametrize("group", [0x0019, 0x0029])
+def test_a_mosaic_without_number_of_tiles_or_slice_normal_is_refused(tmp_path: Path, group: int) -> None:
+    ds = mosaic(SyntheticSeries(slices=8))
+    for element in [e for e in ds if e.tag.group == group]:
+        del ds[element.tag]
+    ds.save_as(tmp_path / "mosaic", enforce_file_format=True)
+    (stack,) = only_series(tmp_path).stacks
+    with pytest.raises(DicomError, match="keep the private groups 0019 and 0029"):
+        read_stack(stack)
+
+
+def test_a_mosaic_whose_slice_normal_lies_in_the_plane_is_refused(tmp_path: Path) -> None:
+    mosaic(SyntheticSeries(slices=8), normal=[1, 0, 0]).save_as(tmp_path / "mosaic", enforce_file_format=True)
+    assert "missing_tag" in codes(only_series(tmp_path).stacks[0].findings)
 
 
 def test_a_mosaic_without_its_private_header_is_refused(tmp_path: Path) -> None:
