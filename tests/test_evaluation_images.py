@@ -11,7 +11,7 @@ import sklearn.metrics
 from typer.testing import CliRunner
 
 from medseg3d.cli import app
-from medseg3d.errors import CaseError, UsageError
+from medseg3d.errors import CaseError, MedsegError, UsageError
 from medseg3d.evaluation.box_files import read_boxes
 from medseg3d.evaluation.classification import OperatingPoint, evaluate_classification
 from medseg3d.evaluation.detection import evaluate_detection
@@ -117,6 +117,19 @@ def test_the_threshold_is_chosen_on_other_images(binary):
     assert "on these very images, which flatters" in itself["operating_point"]
 
 
+def test_options_of_the_operating_point_are_never_ignored(binary, tmp_path):
+    folder, _ = binary
+    files = [str(folder / "scores.csv"), str(folder / "truth.csv")]
+    words = ["evaluate-classification", *files, "--positive", "ill", "-o", str(tmp_path / "out"), "--resamples", "100"]
+    for options in (["--threshold", "0.9", "--sensitivity", "0.95"], ["--sensitivity", "0"],
+                    ["--threshold", "0.5", "--tuning", *files]):  # fmt: skip
+        done = CliRunner().invoke(app, [*words, *options])
+        assert isinstance(done.exception, UsageError), options
+    done = CliRunner().invoke(app, [*words, "--tuning", *files])
+    assert done.exit_code == 0, done.output
+    assert "the largest sum of sensitivity and specificity, chosen on other images" in " ".join(done.output.split())
+
+
 def test_rows_that_cannot_be_scored_are_named_and_the_rest_is(tmp_path):
     table(tmp_path / "p.csv", "case,p_a,p_b\n1,.9,.1\n2,,.5\n3,.2,.8\n3,.3,.7\n5,.5,.5\n6,.4,.6\n7,.1,.9\n")
     table(tmp_path / "t.csv", "case,label\n1,a\n2,b\n3,b\n4,a\n6,zebra\n7,b\n")
@@ -195,6 +208,29 @@ def test_boxes_that_cannot_be_used_are_named(tmp_path):
     boxes = read_boxes(found, truth)
     assert [p.code for p in boxes.problems] == ["box-without-area", "extra-prediction", "class-unknown", "box-invalid"]
     assert [len(b) for b in boxes.predicted] == [1, 0]
+
+
+def test_entries_of_any_type_are_named_not_a_traceback(tmp_path):
+    truth = coco(tmp_path / "t.json", [(0, 1, [0, 0, 10, 10])])
+    wrong = [(0, 1, None, 0.5), ([1], 1, [0, 0, 1, 1], 0.5), (0, [1], [0, 0, 1, 1], 0.5), (0, 1, [0, 0, 1, 1], "high")]
+    boxes = read_boxes(coco(tmp_path / "p.json", wrong, scored=True), truth)
+    assert [p.code for p in boxes.problems] == ["box-invalid", "extra-prediction", "class-unknown", "box-invalid"]
+    assert len(boxes.predicted[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("categories", "error"),
+    [
+        ([{"id": 1, "name": "cell"}, {"id": 2, "name": "cell"}], "share a name"),
+        ([{"id": 1, "name": "cell"}, {"id": 1, "name": "spot"}], "each used once"),
+        ([{"id": "1", "name": "cell"}], "whole numbers"),
+    ],
+)
+def test_ambiguous_categories_are_refused(tmp_path, categories, error):
+    truth = tmp_path / "t.json"
+    truth.write_text(json.dumps({"images": [{"id": 0}], "categories": categories, "annotations": []}))
+    with pytest.raises(MedsegError, match=error):
+        read_boxes(coco(tmp_path / "p.json", [], scored=True), truth)
 
 
 def test_files_that_are_not_coco_are_refused(tmp_path):

@@ -66,15 +66,17 @@ def evaluate_classification(
     from medseg3d.evaluation.classification import OperatingPoint
     from medseg3d.evaluation.classification import evaluate_classification as evaluate
 
-    rates = {"sensitivity": sensitivity, "specificity": specificity}
-    chosen = threshold if threshold is not None or any(rates.values()) else 0.5
+    _require_one(tuning, threshold=threshold, sensitivity=sensitivity, specificity=specificity)
+    # Where nothing is stated and nothing given to choose on, 0.5; given tuning images alone, Youden's rule.
+    default = 0.5 if (threshold, sensitivity, specificity, tuning) == (None,) * 4 else threshold
+    point = OperatingPoint(threshold=default, sensitivity=sensitivity, specificity=specificity, tuning=tuning)
     summary = evaluate(
         predictions,
         reference,
         out,
         name=name or predictions.stem,
         positive=positive or None,
-        operating_point=OperatingPoint(threshold=chosen, tuning=tuning, **rates),
+        operating_point=point,
         subgroups=[column.strip() for column in subgroups.split(",") if column.strip()],
         images=images,
         resamples=resamples,
@@ -119,6 +121,16 @@ def evaluate_detection(
     )
     columns = {"ap50": "AP@0.5", "ap": "AP@[.5:.95]", "precision": "precision", "sensitivity": "sensitivity"}
     _finish(summary, out, columns, caption=f"Precision and sensitivity at a score of {threshold:g}")
+
+
+def _require_one(tuning: tuple[Path, Path] | None, **stated: float | None) -> None:
+    from medseg3d.errors import UsageError
+
+    given = [name for name, value in stated.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"--{' and --'.join(given)} contradict each other: state one.")
+    if tuning is not None and "threshold" in given:
+        raise UsageError("--tuning chooses the threshold, and --threshold states it: leave one out.")
 
 
 def _finish(summary: Mapping[str, Any], out: Path, columns: Mapping[str, str], *, caption: str) -> None:

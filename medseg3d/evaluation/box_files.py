@@ -58,8 +58,11 @@ def read_boxes(predictions: Path, references: Path) -> BoxSet:
     if not isinstance(detections, list):
         raise UsageError(f"{predictions}: expected a list of detections with image_id, category_id, bbox and score.")
     problems: list[Problem] = []
-    images = {_field(image, "id", references): image for image in truth["images"]}
-    classes = {str(c["name"]): int(c["id"]) for c in truth["categories"]}
+    images = _by_id(truth["images"], references, "images")
+    categories = _by_id(truth["categories"], references, "categories")
+    classes = {str(_field(c, "name", references)): i for i, c in categories.items()}
+    if len(classes) < len(categories):
+        raise UsageError(f"{references}: two categories share a name; give each its own.")
     names = {i: str(image.get("file_name", i)) for i, image in images.items()}
     reference = _sorted_by_image(truth["annotations"], names, classes, references, problems, scored=False)
     predicted = _sorted_by_image(detections, names, classes, predictions, problems, scored=True)
@@ -80,6 +83,20 @@ def _load(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise CaseError(f"{path}: not JSON ({error}).") from error
+
+
+def _by_id(entries: Any, path: Path, what: str) -> dict[int, dict[str, Any]]:
+    """Entries by their id.
+
+    Raises:
+        CaseError: an entry without an id that is a whole number, or two of one id.
+    """
+    if not isinstance(entries, list):
+        raise CaseError(f"{path}: {what} is no list.")
+    ids = [_field(entry, "id", path) for entry in entries]
+    if not all(type(i) is int for i in ids) or len(set(ids)) < len(ids):
+        raise CaseError(f"{path}: the ids of {what} must be whole numbers, each used once.")
+    return dict(zip(ids, entries, strict=True))
 
 
 def _field(entry: Any, name: str, path: Path) -> Any:
@@ -104,7 +121,7 @@ def _sorted_by_image(
         image = _field(entry, "image_id", path)
         reason = _fault(entry, image, names, classes, path, scored=scored)
         if reason:
-            wrong[names.get(image, str(image)), *reason] += 1
+            wrong[names[image] if _known(image, names) else str(image), *reason] += 1
         else:
             by_image[image].append(entry)
     problems += [
@@ -117,17 +134,22 @@ def _sorted_by_image(
 def _fault(
     entry: Any, image: Any, names: Mapping[Any, str], classes: Mapping[str, int], path: Path, *, scored: bool
 ) -> tuple[str, str] | None:
-    if image not in names:
+    if not _known(image, names):
         return "extra-prediction", "the reference has no image of this id"
-    if _field(entry, "category_id", path) not in classes.values():
+    if _field(entry, "category_id", path) not in list(classes.values()):
         return "class-unknown", f"category {entry['category_id']} is not in the reference"
     box = _field(entry, "bbox", path)
-    numbers = [*box, _field(entry, "score", path)] if scored else list(box)
-    if len(box) != 4 or not all(isinstance(v, (int, float)) and np.isfinite(v) for v in numbers):
+    listed = box if isinstance(box, list) else []
+    numbers = [*listed, _field(entry, "score", path)] if scored else listed
+    if len(listed) != 4 or not all(type(v) in (int, float) and np.isfinite(v) for v in numbers):
         return "box-invalid", f"box {str(box)[:60]} is not four finite numbers with a score"
     if min(box[2:]) <= 0:
         return "box-without-area", "a box has no width or no height"
     return None
+
+
+def _known(image: Any, names: Mapping[Any, str]) -> bool:
+    return type(image) is int and image in names
 
 
 def _boxes(entries: Sequence[Mapping[str, Any]], *, scored: bool) -> Boxes:

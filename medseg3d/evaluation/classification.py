@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,12 +46,16 @@ class OperatingPoint:
     """How scores become decisions: a threshold, or the rate that it is to reach on given answers.
 
     Attributes:
-        threshold: used as it is.
+        threshold: used as it is, for every class.
+        thresholds: class → threshold, chosen elsewhere; 0.5 for classes that it does not name.
+        rule: how ``thresholds`` were chosen, in words.
         sensitivity, specificity: choose the threshold that reaches it.
         tuning: predictions and references to choose it on; the evaluated ones when None, which flatters the rates.
     """
 
     threshold: float | None = None
+    thresholds: Mapping[str, float] | None = None
+    rule: str = ""
     sensitivity: float | None = None
     specificity: float | None = None
     tuning: tuple[Path, Path] | None = None
@@ -65,7 +70,8 @@ def evaluate_classification(
     positive: str | None = None,
     operating_point: OperatingPoint = OperatingPoint(threshold=0.5),
     subgroups: Sequence[str] = (),
-    images: Path | None = None,
+    images: Path | Mapping[str, Path] | None = None,
+    overlays: Path | None = None,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
@@ -78,7 +84,8 @@ def evaluate_classification(
         positive: the class that a single column of scores is for.
         operating_point: how scores become decisions.
         subgroups: columns of the references to compare the AUROC within.
-        images: folder of the images, for pictures of the worst answers.
+        images: folder of the images, or the image of each case, for pictures of the worst answers.
+        overlays: folder of ``<case>.png``, pictures of what the method looked at, to be shown beside them.
 
     Returns:
         The summary as written.
@@ -105,7 +112,7 @@ def evaluate_classification(
         "subgroups": {column: _subgroups(answers, column, **settings) for column in subgroups},
         "failed": {p.case: p.message for p in answers.problems},
         "problems": [{"case": p.case, "code": p.code, "message": p.message} for p in answers.problems],
-        "inputs": _inputs(answers, images),
+        "inputs": _inputs(answers, images, overlays),
         "provenance": file_provenance((predictions, references), started=started),
     }
     write_table(out / "cases.csv", _table(answers, thresholds))
@@ -117,6 +124,8 @@ def evaluate_classification(
 def _thresholds(answers: Answers, point: OperatingPoint, positive: str | None) -> list[float]:
     if point.threshold is not None:
         return [point.threshold] * len(answers.classes)
+    if point.thresholds is not None:
+        return [point.thresholds.get(name, 0.5) for name in answers.classes]
     on = read_answers(*point.tuning, positive=positive) if point.tuning else answers
     if on.classes != answers.classes:
         raise UsageError(f"The answers to choose the threshold on are of the classes {', '.join(on.classes)}, those to "
@@ -129,6 +138,8 @@ def _words(point: OperatingPoint) -> str:
     where = "on other images" if point.tuning else "on these very images, which flatters the rates"
     if point.threshold is not None:
         return f"a threshold of {point.threshold:g}"
+    if point.thresholds is not None:
+        return f"given thresholds ({point.rule or 'chosen elsewhere'})"
     if point.sensitivity is not None:
         return f"a sensitivity of {point.sensitivity:g}, chosen {where}"
     if point.specificity is not None:
@@ -277,12 +288,23 @@ def _number(value: float, interval: Interval | None) -> dict[str, Any]:
     return {"value": json_number(value), "interval": list(interval) if interval else None}
 
 
-def _inputs(answers: Answers, images: Path | None) -> list[dict[str, Any]]:
-    def found(case: str) -> str | None:
-        path = images / case if images else None
+def _inputs(answers: Answers, images: Path | Mapping[str, Path] | None, overlays: Path | None) -> list[dict[str, Any]]:
+    def found(path: Path | None) -> str | None:
         return str(path.resolve()) if path and path.is_file() else None
 
-    return [{"case": c, "patient": p, "image": found(c)} for c, p in zip(answers.cases, answers.patients, strict=True)]
+    def image(case: str) -> Path | None:
+        if images is None or isinstance(images, Mapping):
+            return images.get(case) if images else None
+        # A table may name images without their suffix.
+        return next(
+            iter([p for p in (images / case, *sorted(images.glob(f"{glob.escape(case)}.*"))) if p.is_file()]), None
+        )
+
+    return [
+        {"case": c, "patient": p, "image": found(image(c)),
+         **({"overlay": found(overlays / f"{c}.png")} if overlays else {})}
+        for c, p in zip(answers.cases, answers.patients, strict=True)
+    ]  # fmt: skip
 
 
 def _require_columns(answers: Answers, columns: Sequence[str], path: Path) -> None:

@@ -157,7 +157,8 @@ def average_precision(
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, :, 0, 0]  # (IoU thresholds, recalls, classes); -1: no boxes
-    return {name: _one_class(precision[:, :, i]) for i, name in enumerate(classes)}
+    ranked = sorted(classes.values())  # pycocotools sorts them, whatever order they are given in
+    return {name: _one_class(precision[:, :, ranked.index(class_id)]) for name, class_id in classes.items()}
 
 
 def _one_class(precision: NDArray[np.float64]) -> AveragePrecision:

@@ -96,6 +96,8 @@ def write_classification_report(out_dir: str | Path) -> Path:
             "calibration", "Calibration", "Whether a score is as frequent as it claims.",
             charts=(Plot("calibration-chart", "Reliability diagram; on the dashed line the claims hold."),),
             facts=_calibration_facts(summary))),
+        *_if(not summary["overall"], Part(
+            "decisions", "Decisions", "Images by truth and decision.", tables=(_decision_table(summary, palette),))),
         *_if(summary["overall"], Part(
             "confusion", "Confusion", "Which class is taken for which, by the largest score.",
             charts=(Plot("confusion-chart", "Rows are the truth; each row's shares add up to one."),))),
@@ -280,6 +282,18 @@ def _detection_tables(summary: Mapping[str, Any], palette: Palette) -> tuple[Tab
     return (Table("class-table", columns, (*rows, Row(mean))),)
 
 
+def _decision_table(summary: Mapping[str, Any], palette: Palette) -> Table:
+    """The confusion matrix of each class that is decided alone."""
+    titles = {"true_positives": "True positive", "false_negatives": "False negative",
+              "false_positives": "False positive", "true_negatives": "True negative"}  # fmt: skip
+    columns = (Column("Class"), *(Column(title, True) for title in titles.values()))
+    rows = tuple(
+        Row((_name_cell(name, palette), *(amount(label["decisions"][key], 0) for key in titles)))
+        for name, label in summary["labels"].items()
+    )
+    return Table("decision-table", columns, rows)
+
+
 def _threshold_table(name: str, label: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
     columns = (Column("Threshold", True), *(Column(title, True) for title in titles.values()))
     rows = tuple(
@@ -402,7 +416,11 @@ def _worst_images(summary: Mapping[str, Any], cases: pd.DataFrame) -> tuple[tupl
         + ", ".join(f"{name} {row[f'p_{name}']:.2f}" for name in names[:4])
         for _, row in shown.iterrows()
     }
-    return _pictures(summary, [(case, note, []) for case, note in notes.items()])
+    pictures, problems = _pictures(summary, [(case, note, []) for case, note in notes.items()])
+    overlays = {**summary, "inputs": [entry | {"image": entry.get("overlay")} for entry in summary["inputs"]]}
+    looked, _ = _pictures(overlays, [(case, f"{case}: what spoke for the answer", []) for case in notes])
+    beside = {p.title: p for p in looked}
+    return tuple(shown for p in pictures for shown in (p, beside.get(p.title)) if shown), problems
 
 
 def _pictures_with_boxes(
