@@ -43,6 +43,7 @@ _STANDARD_IDS = frozenset(
         "finalize",
         "training",
         "evaluating",
+        "calibrating",
         "inferring",
         "testing",
         "train",

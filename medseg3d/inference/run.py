@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 
 from medseg3d.errors import MedsegError, UsageError
 
-__all__ = ["run_bundle"]
+__all__ = ["run_bundle", "run_inference"]
 
 
 def run_bundle(
@@ -29,7 +29,7 @@ def run_bundle(
     save_uncertainty: bool = False,
     mirror: bool = False,
     overwrite: bool = True,
-    formats: Sequence[str] = ("nifti",),
+    formats: Sequence[str] | None = None,
 ) -> None:
     """Segment the images at ``source`` with a bundle's configuration.
 
@@ -44,33 +44,66 @@ def run_bundle(
         save_uncertainty: also write uncertainty maps.
         mirror: average over mirror images along the configuration's ``flip_axes``.
         overwrite: False keeps masks that the same weights made earlier.
-        formats: of the masks: nifti, seg, rtstruct.
+        formats: of the masks: nifti, seg, rtstruct; None leaves it to the bundle (nifti, or png of 2D images).
 
     Raises:
         CaseError: some case failed; the others are done.
         ConfigError: the configuration is wrong.
         UsageError: no CUDA device; a configuration file that is not there; mirroring that training did not do.
     """
+    overrides: dict[str, Any] = {
+        "evaluator::save_probability": save_probability,
+        "evaluator::save_uncertainty": save_uncertainty,
+        "evaluator::overwrite": overwrite,
+    }
+    if formats is not None:
+        overrides["evaluator::formats"] = list(formats)
+    if mirror:
+        overrides["inferer::mirror_axes"] = _flip_axes(_files(bundle, config_files))
+    run_inference(
+        bundle, source, output_dir, device=device, weights=weights, config_files=config_files, overrides=overrides
+    )
+
+
+def run_inference(
+    bundle: Path,
+    source: Path,
+    output_dir: Path,
+    *,
+    device: Literal["cpu", "cuda"] | None = None,
+    weights: Path | None = None,
+    config_files: Sequence[Path] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> None:
+    """Run a bundle's ``inference.yaml`` over ``source``, whatever it does with images.
+
+    Args:
+        bundle, source, output_dir, device, weights, config_files: as ``run_bundle``.
+        overrides: further ids and their values.
+
+    Raises:
+        MedsegError: as the configuration's own steps; ``ConfigError`` where it is wrong.
+        UsageError: no CUDA device; a configuration file that is not there.
+    """
+    values: dict[str, Any] = {
+        "bundle_root": str(bundle),
+        "dataset_dir": str(source),
+        "output_dir": str(output_dir),
+        **(overrides or {}),
+    }
+    if device is not None:
+        values["device"] = _checked_device(device)
+    if weights is not None:
+        values["weights"] = str(weights)
+    _run([str(file) for file in _files(bundle, config_files)], values)
+
+
+def _files(bundle: Path, config_files: Sequence[Path]) -> list[Path]:
     files = [bundle / "configs" / "inference.yaml", *config_files]
     for file in files:
         if not file.is_file():
             raise UsageError(f"{file}: no such configuration file.")
-    overrides: dict[str, Any] = {
-        "bundle_root": str(bundle),
-        "dataset_dir": str(source),
-        "output_dir": str(output_dir),
-        "evaluator::save_probability": save_probability,
-        "evaluator::save_uncertainty": save_uncertainty,
-        "evaluator::overwrite": overwrite,
-        "evaluator::formats": list(formats),
-    }
-    if device is not None:
-        overrides["device"] = _checked_device(device)
-    if weights is not None:
-        overrides["weights"] = str(weights)
-    if mirror:
-        overrides["inferer::mirror_axes"] = _flip_axes(files)
-    _run([str(file) for file in files], overrides)
+    return files
 
 
 def _run(files: list[str], overrides: dict[str, Any]) -> None:
