@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -31,11 +32,11 @@ _GROUPS = {b"\x02\x00": "little", b"\x08\x00": "little", b"\x00\x08": "big"}
 def find_files(path: str | Path) -> list[FileRef]:
     """Every file below a folder, or a single file; a zip archive gives its members. Sorted by name.
 
-    Hidden files, and folders that begin with a dot, are left out; so is ``DICOMDIR``: it is an index of files that
-    are found anyway, and often of files that are no longer there.
+    Links are followed. Hidden files, folders that begin with a dot, pipes, sockets and devices are left out; so is
+    ``DICOMDIR``: it is an index of files that are found anyway, and often of files that are no longer there.
 
     Raises:
-        DicomError: no such file or folder; an archive that cannot be opened.
+        DicomError: no such file or folder, or a pipe; an archive that cannot be opened.
     """
     path = Path(path)
     if path.is_dir():
@@ -43,7 +44,8 @@ def find_files(path: str | Path) -> list[FileRef]:
     elif path.is_file():
         files = [path]
     else:
-        raise DicomError(f"{path}: no such file or folder.")
+        what = "neither a file nor a folder, but a pipe, socket or device" if path.exists() else "no such file or folder"
+        raise DicomError(f"{path}: {what}.")
     refs: list[FileRef] = []
     for file in sorted(files):
         refs.extend(_members(file, required=file == path) if _is_zip(file) else [FileRef(file)])
@@ -107,9 +109,29 @@ class Opener:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, str]]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from ((parent, name) for name in names if not name.startswith(".") and name.upper() != "DICOMDIR")
+    """Folder and name of every file; links to folders are followed, and each folder is met once."""
+    met: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in met:
+            folders.clear()
+            continue
+        met.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from ((parent, name) for name in names if _is_wanted(parent, name))
+
+
+def _is_wanted(parent: str, name: str) -> bool:
+    """Whether a name is to be opened: no pipe, socket or device, which may block for ever.
+
+    A link to nowhere is wanted: reading it says what is missing.
+    """
+    if name.startswith(".") or name.upper() == "DICOMDIR":
+        return False
+    try:
+        return stat.S_ISREG(Path(parent, name).stat().st_mode)
+    except OSError:
+        return True
 
 
 def _is_zip(file: Path) -> bool:

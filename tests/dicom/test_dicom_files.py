@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -187,3 +188,34 @@ def test_a_dataset_with_no_uids_is_unreadable(tmp_path: Path) -> None:
     dataset.save_as(tmp_path / "x", implicit_vr=False, little_endian=True)
     (unreadable,) = scan(tmp_path).unreadable
     assert "not a DICOM object" in unreadable.reason
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+def test_a_named_pipe_blocks_nothing(tmp_path: Path) -> None:
+    truth = SyntheticSeries()
+    truth.write(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert_array_equal(read_series(tmp_path).voxels, truth.values)
+    with pytest.raises(DicomError, match="neither a file nor a folder, but a pipe"):
+        scan(tmp_path / "pipe")
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    """A link to a folder elsewhere, another to the same one, and one back to the root: every file once."""
+    truth = SyntheticSeries()
+    truth.write(tmp_path / "elsewhere")
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    for link, target in (("a/ct", tmp_path / "elsewhere"), ("ct", tmp_path / "elsewhere"), ("a/loop", root)):
+        (root / link).symlink_to(target, target_is_directory=True)
+    volume = read_series(root)
+    assert_array_equal(volume.voxels, truth.values)
+    assert volume.findings == ()
+
+
+def test_a_link_to_nowhere_is_unreadable(tmp_path: Path) -> None:
+    SyntheticSeries().write(tmp_path)
+    (tmp_path / "moved").symlink_to(tmp_path / "nowhere")
+    (broken,) = scan(tmp_path).unreadable
+    assert broken.file == FileRef(tmp_path / "moved")
+    assert "No such file" in broken.reason
