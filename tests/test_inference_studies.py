@@ -130,7 +130,7 @@ def test_only_the_modality_of_the_bundle_is_taken(study):
         find_cases(study, modality="MR")
 
 
-def test_a_localizer_is_no_case(study, tmp_path):
+def test_a_single_slice_is_no_case(study, tmp_path):
     write_ct_series(wanted()[..., :1], OBLIQUE, study / "scout", patient=Patient("one", study="2"))
     assert len(find_cases(study, modality="CT")) == 1
 

@@ -26,9 +26,6 @@ from medseg3d.errors import DicomError
 
 __all__ = ["convert", "convert_scan", "unmatched_annotations"]
 
-# A finding of this code alone says that nobody meant a volume: a localizer, a screenshot, a single slice.
-NOT_A_VOLUME = "not_a_volume"
-
 
 def convert(
     source: str | Path,
@@ -101,6 +98,5 @@ def _chosen(series: Sequence[Series], uid: str) -> list[Series]:
 
 
 def _refused(name: str, refusal: Refusal) -> Converted:
-    reasons = {f.code for f in refusal.findings if f.severity == "refusal"}
-    status: Status = "left out" if reasons == {NOT_A_VOLUME} else "refused"
+    status: Status = "left out" if refusal.left_out else "refused"
     return Converted(name, refusal.series, status, refusal.slices, refusal.findings)

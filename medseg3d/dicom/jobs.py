@@ -24,6 +24,8 @@ __all__ = ["FIXABLE", "Job", "Refusal", "frame_of_reference", "jobs_of", "lattic
 FIXABLE = frozenset({"gap", "uneven_spacing", "gantry_tilt", "shifted_slice"})
 # Refusals of a series whose stacks are sound: --split writes each.
 SPLITTABLE = frozenset({"mixed_orientation", "mixed_matrix", "mixed_spacing", "mixed_frame_of_reference"})
+# Of a stack that nobody meant as a volume: a localizer, a screenshot, a single slice.
+NOT_A_VOLUME = "not_a_volume"
 # Distances that differ by less than this part are of one regular grid.
 EVEN = 0.01
 
@@ -52,12 +54,20 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Refusal:
-    """A series or a stack that becomes no file, and the findings that say why."""
+    """A series or a stack that becomes no file, and the findings that say why.
+
+    Attributes:
+        series, label: see ``Job``.
+        findings: of the series and the refused stacks.
+        slices: number of source slices.
+        left_out: nobody meant a volume (a localizer, a screenshot, a single slice), whatever else is found: no failure.
+    """
 
     series: Series
     label: str
     findings: tuple[Finding, ...]
     slices: int
+    left_out: bool = False
 
 
 def jobs_of(series: Series, *, split: bool, resample: bool, max_gap_mm: float, four_d: bool) -> Iterator[Job | Refusal]:
@@ -71,7 +81,7 @@ def jobs_of(series: Series, *, split: bool, resample: bool, max_gap_mm: float, f
     """
     refusals = [f for f in series.findings if f.severity == "refusal"]
     if refusals and not (split and all(f.code in SPLITTABLE for f in refusals)):
-        yield Refusal(series, "", series.findings, sum(len(stack.frames) for stack in series.stacks))
+        yield _whole_series(series)
         return
     about_series = tuple(_overcome(f) for f in series.findings)
     plain: list[Stack] = []
@@ -119,12 +129,25 @@ def regular_parts(stack: Stack, lattice: SliceLattice) -> list[SeriesGrid]:
     return parts
 
 
+def _whole_series(series: Series) -> Refusal:
+    """The refusal of a series; that of a localizer in three planes says that it is one."""
+    slices = sum(len(stack.frames) for stack in series.stacks)
+    left_out = all(map(_is_no_volume, series.stacks))
+    reasons = dict.fromkeys(f for stack in series.stacks for f in stack.findings if f.code == NOT_A_VOLUME)
+    findings = (*series.findings, *(reasons if left_out else ()))
+    return Refusal(series, "", findings, slices, left_out)
+
+
+def _is_no_volume(stack: Stack) -> bool:
+    return any(finding.code == NOT_A_VOLUME for finding in stack.findings)
+
+
 def _repaired(
     series: Series, stack: Stack, about_series: tuple[Finding, ...], resample: bool, max_gap_mm: float
 ) -> Job | Refusal:
     """The job that brings a refused stack onto a regular grid; a refusal where that is not asked or not possible."""
     refusals = [f for f in stack.findings if f.severity == "refusal"]
-    refusal = Refusal(series, stack.label, (*about_series, *stack.findings), len(stack.frames))
+    refusal = Refusal(series, stack.label, (*about_series, *stack.findings), len(stack.frames), _is_no_volume(stack))
     if not resample or not refusals or not all(f.code in FIXABLE for f in refusals):
         return refusal
     lattice = lattice_of(stack)

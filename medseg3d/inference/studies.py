@@ -11,7 +11,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from medseg3d.dicom import Finding, Scan, Stack, scan
-from medseg3d.dicom.jobs import Job, Refusal, jobs_of
+from medseg3d.dicom.jobs import Refusal, jobs_of
 from medseg3d.dicom.names import volume_names
 from medseg3d.dicom.resample import MAX_GAP_MM
 from medseg3d.errors import CaseError, ConfigError, DicomError, UsageError
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 DicomFormat = Literal["seg", "rtstruct"]
 DICOM_FORMATS: tuple[DicomFormat, ...] = ("seg", "rtstruct")
-# Nobody meant a volume: a localizer, a screenshot, a single slice. Such series are no failed cases.
-NOT_A_VOLUME = "not_a_volume"
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def study_cases(path: Path, *, modality: str | None = None) -> list[dict[str, An
         if modality is None or series.modality == modality
         for outcome in jobs_of(series, split=False, resample=False, max_gap_mm=MAX_GAP_MM, four_d=False)
     ]
-    meant = [outcome for outcome in outcomes if not _is_left_out(outcome)]
+    meant = [o for o in outcomes if not (isinstance(o, Refusal) and o.left_out)]
     if found.series and not meant:
         there = ", ".join(dict.fromkeys(f"{s.modality or 'unknown'} {s.description!r}" for s in found.series))
         raise CaseError(f"{path}: no {modality or 'DICOM'} series here that makes a volume. There are: {there}.")
@@ -177,8 +175,3 @@ def _what_else(found: Scan) -> str:
     kinds = [annotation.modality for annotation in found.annotations] + [other.modality for other in found.other]
     modalities = sorted({kind or "unknown" for kind in kinds})
     return f"There are objects of the kinds {', '.join(modalities)}: give the images."
-
-
-def _is_left_out(outcome: Job | Refusal) -> bool:
-    refusals = {f.code for f in outcome.findings if f.severity == "refusal"}
-    return isinstance(outcome, Refusal) and refusals == {NOT_A_VOLUME}

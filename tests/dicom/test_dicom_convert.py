@@ -117,7 +117,7 @@ class TestImage:
         with pytest.raises(DicomError, match="no DICOM image series here"):
             convert(tmp_path / "empty", tmp_path / "out")
 
-    def test_a_localizer_is_left_out_and_does_not_count_as_a_failure(self, tmp_path):
+    def test_a_single_slice_is_left_out_and_does_not_count_as_a_failure(self, tmp_path):
         SyntheticSeries().write(tmp_path / "in" / "ct")
         SyntheticSeries(slices=1).write(tmp_path / "in" / "scout")
         statuses = {result.status: result.failed for result in convert(tmp_path / "in", tmp_path / "out")}
