@@ -181,8 +181,48 @@ def test_calibration_of_sure_and_of_even_probabilities(study, tmp_path):
     even = run(cases, tmp_path / "out", calibration=True)["calibration"]["edema"]
     assert even["brier"] == pytest.approx(0.25)
     assert even["ece"] == pytest.approx(abs(0.5 - np.mean(truth == 1)))
-    path.unlink()
-    assert [p["code"] for p in run(cases, tmp_path / "out", calibration=True)["problems"]] == ["no-probability"]
+
+
+def test_scores_remain_where_probabilities_are_missing_or_wrong(study, tmp_path):
+    truth = blocks((1, slice(0, 8)))
+    cases = study([(truth, truth)] * 3)
+    wrong = np.zeros((*SHAPE, 7), np.float32)
+    nibabel.save(nibabel.Nifti1Image(wrong, AFFINE), tmp_path / "pred1_probability.nii.gz")
+    (tmp_path / "pred2_probability.nii.gz").write_bytes(b"no gzip")
+    summary = run(cases, tmp_path / "out", calibration=True)
+    assert (summary["cases"], summary["mean_dice"], summary["failed"]) == (3, 1.0, {})
+    assert summary["calibration"] is None
+    assert [(p["case"], p["code"], p["severity"]) for p in summary["problems"]] == [
+        ("c0", "no-probability", "note"),
+        ("c1", "shape-mismatch", "error"),
+        ("c2", "unreadable", "error"),
+    ]
+    assert all("The masks are scored without it." in p["message"] for p in summary["problems"])
+
+
+def test_probabilities_on_another_grid_are_refused_or_resampled(study, tmp_path):
+    truth = blocks((1, slice(2, 8)))
+    case = study([(truth, truth)])[0]
+    # The same picture from the other end: every voxel keeps its place in the patient.
+    flipped = AFFINE @ np.diag([-1.0, 1.0, 1.0, 1.0])
+    flipped[0, 3] = SHAPE[0] - 1.0
+    sure = np.stack([truth == 0, truth == 1, np.zeros(SHAPE)], axis=-1).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(truth[::-1], flipped), case.prediction)
+    path = tmp_path / "pred0_probability.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(sure[::-1], flipped), path)
+    resampled = run([case], tmp_path / "out", calibration=True, resample=True)
+    assert resampled["mean_dice"] == 1.0
+    assert resampled["calibration"]["edema"]["brier"] == 0.0
+    # Half a voxel aside: linear interpolation is even on both faces across, which are 2 × 6 × 4 voxels.
+    moved = AFFINE + 0.5 * np.eye(4, k=3)
+    nibabel.save(nibabel.Nifti1Image(truth, AFFINE), case.prediction)
+    nibabel.save(nibabel.Nifti1Image(sure, moved), path)
+    between = run([case], tmp_path / "out", calibration=True, resample=True)["calibration"]["edema"]
+    assert between["brier"] == pytest.approx(0.25 * 2 * 24 / truth.size)
+    refused = run([case], tmp_path / "out", calibration=True)
+    assert (refused["mean_dice"], refused["calibration"]) == (1.0, None)
+    assert [(p["code"], p["severity"]) for p in refused["problems"]] == [("grid-mismatch", "error")]
+    assert "pred0_probability.nii.gz lies up to 0.50 mm away" in refused["problems"][0]["message"]
 
 
 def test_tolerances_by_name(study, tmp_path):

@@ -80,7 +80,7 @@ def evaluate(
     ] = None,
     resample: Annotated[
         bool,
-        typer.Option("--resample", help="Resample predictions on another grid (nearest) instead of refusing them."),
+        typer.Option("--resample", help="Resample predictions on another grid instead of refusing them."),
     ] = False,
     other_labels: Annotated[
         _OtherLabels, typer.Option(help="What to do with ids that are not named.")

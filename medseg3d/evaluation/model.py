@@ -69,7 +69,8 @@ class Scoring:
         tolerance_mm: of the normalised surface distance, one number or one a region.
         lesions: names of the regions that are also scored lesion by lesion.
         lesion_overlap: IoU from which a predicted lesion counts as having found one.
-        resample: put a prediction that lies on another grid onto the reference's, by nearest neighbour.
+        resample: put a prediction that lies on another grid onto the reference's, by nearest neighbour, and its
+            probabilities linearly.
         other_labels: what to do with ids that are not in ``labels``.
         calibration: also read ``<case>_probability.nii.gz`` beside the prediction, a channel a label id.
     """

@@ -19,10 +19,18 @@ from numpy.typing import NDArray
 from medseg3d.datalist.model import shorten
 from medseg3d.errors import CaseError, GeometryError, MedsegError
 from medseg3d.evaluation.calibrating import calibrate
-from medseg3d.evaluation.model import CaseResult, EvaluationCase, LabelScore, Problem, RefusedError, Scoring
-from medseg3d.geometry import grid_distance_mm
-from medseg3d.metrics import CaseScores, count_labels, score_labels
-from medseg3d.volume import GRID_TOLERANCE_MM, Volume, label_map, read_geometry, read_volume
+from medseg3d.evaluation.grids import grid_difference, onto_box
+from medseg3d.evaluation.model import (
+    CaseResult,
+    EvaluationCase,
+    LabelScore,
+    Problem,
+    RefusedError,
+    Scoring,
+    Severity,
+)
+from medseg3d.metrics import Calibration, CaseScores, count_labels, score_labels
+from medseg3d.volume import Volume, label_map, read_geometry, read_volume
 
 __all__ = ["Progress", "score_cases", "score_files"]
 
@@ -95,7 +103,7 @@ def _scored(case: EvaluationCase, scoring: Scoring) -> CaseResult:
         scores=tuple(LabelScore(case.case, case.patient, row) for row in scores),
         lesions=tuple(_lesion_rows(case, scores, reference)),
         counts=count_labels(truth, found, regions=scoring.regions),
-        calibration=calibrate(case, truth, found, reference, scoring) if scoring.calibration else {},
+        calibration=_calibrated(case, truth, found, reference, scoring, notes) if scoring.calibration else {},
         problems=tuple(notes),
         sha256=_sha256(reference_path, prediction_path),
     )
@@ -118,7 +126,7 @@ def _existing(case: EvaluationCase) -> tuple[Path, Path]:
 
 def _on_grid_of(reference: Volume, prediction: Volume, case: str, resample: bool, notes: list[Problem]) -> Volume:
     """The prediction, refused or resampled where it lies on another grid than the reference."""
-    code, message = _grid_difference(reference, prediction)
+    code, message = grid_difference(reference, prediction.voxels.shape, prediction.affine, prediction.path)
     if not code:
         return prediction
     if not resample:
@@ -126,42 +134,8 @@ def _on_grid_of(reference: Volume, prediction: Volume, case: str, resample: bool
     notes.append(
         Problem(case, "resampled", f"{message} It was resampled onto the reference's grid (nearest).", severity="note")
     )
-    return _nearest(prediction, reference)
-
-
-def _grid_difference(reference: Volume, prediction: Volume) -> tuple[str, str]:
-    shapes = prediction.voxels.shape, reference.voxels.shape
-    if shapes[0] != shapes[1]:
-        numbers = [("×".join(map(str, shape))) for shape in shapes]
-        return (
-            "shape-mismatch",
-            f"{prediction.path.name} has {numbers[0]} voxels, its reference ({reference.path.name}) {numbers[1]}.",
-        )
-    distance = grid_distance_mm(reference.affine, prediction.affine, shapes[0])
-    if distance > GRID_TOLERANCE_MM:
-        message = (
-            f"{prediction.path.name} lies up to {distance:.2f} mm away from its reference ({reference.path.name}; "
-        )
-        return "grid-mismatch", f"{message}tolerance {GRID_TOLERANCE_MM} mm): their headers disagree."
-    return "", ""
-
-
-def _nearest(prediction: Volume, reference: Volume) -> Volume:
-    """The prediction at the voxels of the reference, by nearest neighbour; 0 outside of it."""
-    from scipy.ndimage import affine_transform
-
-    to_prediction = np.linalg.solve(prediction.affine, reference.affine)
-    # Rounded, so that grids that differ by axes only are copied exactly.
-    matrix = np.round(to_prediction, 9)
-    voxels = affine_transform(
-        prediction.voxels,
-        matrix[:3, :3],
-        offset=matrix[:3, 3],
-        output_shape=reference.voxels.shape,
-        order=0,
-        mode="grid-constant",
-        prefilter=False,
-    )
+    whole = tuple(slice(0, n) for n in reference.voxels.shape)
+    voxels = onto_box(prediction.voxels, prediction.affine, like=reference.affine, box=whole)
     return Volume(voxels, reference.affine, prediction.path)
 
 
@@ -214,6 +188,23 @@ def _score_regions(
             )
             rows |= {row.label: row for row in scored}
     return [rows[region.name] for region in scoring.regions]
+
+
+def _calibrated(
+    case: EvaluationCase,
+    truth: NDArray[Any],
+    found: NDArray[Any],
+    grid: Volume,
+    scoring: Scoring,
+    notes: list[Problem],
+) -> dict[str, Calibration]:
+    """Calibration, or a problem beside the scores, which do not need the probabilities."""
+    try:
+        return calibrate(case, truth, found, grid, scoring)
+    except RefusedError as error:
+        severity: Severity = "note" if error.code == "no-probability" else "error"
+        notes.append(Problem(case.case, error.code, f"{error} The masks are scored without it.", severity=severity))
+        return {}
 
 
 def _lesion_rows(case: EvaluationCase, scores: Sequence[CaseScores], grid: Volume) -> Iterator[Mapping[str, Any]]:
