@@ -44,7 +44,7 @@ def find_files(path: str | Path) -> list[FileRef]:
     elif path.is_file():
         files = [path]
     else:
-        what = "neither a file nor a folder, but a pipe, socket or device" if path.exists() else "no such file or folder"
+        what = "neither file nor folder, but a pipe, socket or device" if path.exists() else "no such file or folder"
         raise DicomError(f"{path}: {what}.")
     refs: list[FileRef] = []
     for file in sorted(files):

@@ -196,7 +196,7 @@ def test_a_named_pipe_blocks_nothing(tmp_path: Path) -> None:
     truth.write(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     assert_array_equal(read_series(tmp_path).voxels, truth.values)
-    with pytest.raises(DicomError, match="neither a file nor a folder, but a pipe"):
+    with pytest.raises(DicomError, match="neither file nor folder, but a pipe"):
         scan(tmp_path / "pipe")
 
 
