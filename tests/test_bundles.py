@@ -28,7 +28,11 @@ BUNDLES = sorted(path for path in (ROOT / "bundles").iterdir() if (path / "confi
 ORGANS = {"liver": 1, "spleen": 2, "left_kidney": 3, "right_kidney": 4, "aorta": 5, "lungs": 6, "spine": 7}
 ORGANS |= {"lesion": 8}
 
+# Bundles of 2D images are called image_*: what is done with their data, test_segment2d.py and its like test.
+VOLUME_BUNDLES = [path for path in BUNDLES if not path.name.startswith("image_")]
+
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+each_volume_bundle = pytest.mark.parametrize("bundle", VOLUME_BUNDLES, ids=lambda path: path.name)
 
 
 def configs(bundle: Path, *names: str) -> list[str]:
@@ -98,7 +102,7 @@ def test_network_takes_and_gives_what_the_metadata_says(bundle: Path, file: str)
     )
 
 
-@each_bundle
+@each_volume_bundle
 @pytest.mark.parametrize(
     ("files", "kind"), [(["train"], "train"), (["train", "evaluate"], "train"), (["inference"], "infer")], ids=str
 )
@@ -113,7 +117,7 @@ def test_properties_of_the_workflow_are_there(
     assert workflow.check_properties() == []
 
 
-@each_bundle
+@each_volume_bundle
 def test_training_and_inference_prepare_images_alike(bundle: Path, study: Path, tmp_path: Path) -> None:
     item = json.loads(study.read_text())["testing"][0]
     paths = {"image": str(study.parent / item["image"]), "label": str(study.parent / item["label"])}
@@ -126,7 +130,7 @@ def test_training_and_inference_prepare_images_alike(bundle: Path, study: Path, 
     assert torch.equal(images[0].as_subclass(torch.Tensor), images[1].as_subclass(torch.Tensor))
 
 
-@each_bundle
+@each_volume_bundle
 def test_training_and_inference_say_the_same(bundle: Path) -> None:
     train, inference = (yaml.safe_load(Path(path).read_text()) for path in configs(bundle, "train", "inference"))
     shared = ["labels", "channels", "spacing", "patch_size", "flip_axes", "network_def", "network", "inferer"]
@@ -136,7 +140,7 @@ def test_training_and_inference_say_the_same(bundle: Path) -> None:
     assert evaluate["postprocessing"] == inference["postprocessing"]
 
 
-@each_bundle
+@each_volume_bundle
 def test_bundle_trains_evaluates_and_segments_a_phantom(
     bundle: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +173,7 @@ def test_bundle_trains_evaluates_and_segments_a_phantom(
     assert set(json.loads((tmp_path / "masks" / f"{item['case']}.json").read_text())["volume_ml"]) == set(ORGANS)
 
 
-@each_bundle
+@each_volume_bundle
 @pytest.mark.parametrize("overlay", ["unet_2d", "sgd_poly", "low_resolution"])
 def test_overlays_train_a_step(bundle: Path, overlay: str, study: Path, tmp_path: Path) -> None:
     if not (bundle / "configs" / f"{overlay}.yaml").is_file():
@@ -184,7 +188,7 @@ def test_overlays_train_a_step(bundle: Path, overlay: str, study: Path, tmp_path
     assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 1
 
 
-@each_bundle
+@each_volume_bundle
 def test_export_to_torchscript_computes_the_same(bundle: Path, tmp_path: Path) -> None:
     parser = ConfigParser()
     parser.read_config(configs(bundle, "inference"))
@@ -206,7 +210,7 @@ def test_export_to_torchscript_computes_the_same(bundle: Path, tmp_path: Path) -
         assert torch.allclose(exported(image), network(image), atol=1e-4)
 
 
-@each_bundle
+@each_volume_bundle
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -54,6 +54,8 @@ def _check_labels(merged: Merged, values: Values) -> list[Problem]:
     # With regions (one sigmoid channel each) ids and channels are not one to one.
     if not _is_int(out_channels) or not labels or "regions" in merged.config:
         return []
+    if values.get("multi_label") is True and merged.config.get("task") == "segmentation_2d":
+        out_channels += 1  # a sigmoid a label, and none for the background
     name, highest = max(labels.items(), key=lambda item: item[1])
     if highest >= out_channels:
         what = f"label {name!r} has id {highest}, but the network's output channels are 0 to {out_channels - 1}."

@@ -1,4 +1,4 @@
-"""``medseg3d segment``: masks of images by a bundle."""
+"""``medseg3d segment``: masks of volumes and of 2D images by a bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def segment(
         typer.Argument(metavar="INPUT", help="Images, DICOM series, or a data list.", show_default=False),
     ],
     output: Annotated[
-        Path, typer.Argument(help="Folder for <case>.nii.gz and <case>.json; made if absent.", show_default=False)
+        Path, typer.Argument(help="Folder for masks and <case>.json; made if absent.", show_default=False)
     ],
     bundle: Annotated[str, typer.Option(help="A bundle's name or folder.", show_default=False)],
     device: Annotated[
@@ -41,18 +41,25 @@ def segment(
         bool, typer.Option("--tta", help="Average over mirror images: along the axes that the bundle was trained with.")
     ] = False,
     formats: Annotated[
-        str, typer.Option(help="Formats of the masks, with commas: nifti; of DICOM series also seg and rtstruct.")
-    ] = "nifti",
+        str | None,
+        typer.Option(
+            help="Formats of the masks, with commas: nifti; of DICOM series also seg and rtstruct.",
+            show_default="nifti; of 2D images png",
+        ),
+    ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave masks that the same weights made earlier: an interrupted run goes on.")
     ] = False,
 ) -> None:
-    """Segment CT or MRI volumes; each mask has the grid of its image.
+    """Segment CT or MRI volumes, or 2D images; each mask has the grid of its image.
 
     INPUT is a .nii, .nii.gz, .nrrd, .mha or .mhd file, a folder of them (CASE_0000, CASE_0001, … are the channels
     of one case), or a data list (.json), of which the testing cases are taken. It may also be DICOM: a folder tree of
     studies or a zip archive, of which every series of the bundle's modality is segmented; masks are then written as
     DICOM SEG and RTSTRUCT too, if asked for, to be opened over the images.
+
+    With a bundle of 2D images, INPUT is a PNG, JPEG, TIFF, BMP, DICOM or NIfTI file (each page, frame or slice is an
+    image), a folder of them, or a list of 2D images. Masks are <case>.png, whose palette's indices are the label ids.
 
     A case that fails is reported, the others are done, and the exit status is 1. A bundle's configuration can run any
     code: use those you trust.
@@ -67,6 +74,8 @@ def segment(
       medseg3d segment t1.nii.gz masks/ --bundle mri_hippocampus_segmentation --device cpu
 
       medseg3d segment dicom/ masks/ --bundle ct_organ_segmentation --formats nifti,seg,rtstruct
+
+      medseg3d segment slides/ masks/ --bundle image_segmentation_2d --weights runs/fold0/best.pt
 
       medseg3d segment study/dataset.json masks/ --bundle bundles/my_bundle --weights runs/fold0/best.pt --uncertainty
     """
@@ -84,5 +93,5 @@ def segment(
         save_uncertainty=uncertainty,
         mirror=tta,
         overwrite=not keep,
-        formats=[name.strip() for name in formats.split(",")],
+        formats=[name.strip() for name in formats.split(",")] if formats else None,
     )
