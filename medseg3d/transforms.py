@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from medseg3d.errors import CaseError
 from medseg3d.volume import SUFFIXES, Volume, label_map, read_channels, require_same_grid
 
 __all__ = ["LoadStudyd", "LoadVolumed", "RandTorchIOd"]
+
+logger = logging.getLogger(__name__)
 
 
 class LoadVolumed(MapTransform):
@@ -78,7 +81,8 @@ class LoadStudyd(LoadVolumed):
 
     A series has the same geometry as its NIfTI by ``medseg3d dicom convert``: axes (column, row, slice), the affine in
     RAS+ mm. What ``medseg3d.dicom`` refuses (a gap, a tilted gantry, mixed orientations, …) is refused here, with its
-    reason; MONAI's ``LoadImaged`` would try its next reader, which gives a volume at a wrong place.
+    reason; MONAI's ``LoadImaged`` would try its next reader, which gives a volume at a wrong place. Warnings, such as
+    of files in the folder that cannot be read, are logged.
 
     Each key holds the path of an image file (or a list, one a channel), of a folder or zip archive with one image
     series, of one multi-frame DICOM file; or a ``medseg3d.dicom.Stack`` of a scan.
@@ -108,6 +112,9 @@ def _read_dicom(image: Any) -> Volume:
         volume, path = read_stack(image), image.frames[0].source.file.path.parent
     else:
         volume, path = read_series(image), Path(image)
+        for finding in volume.findings:
+            if finding.severity == "warning":
+                logger.warning("%s: %s", path, finding)
     return Volume(volume.voxels[None], volume.grid.affine_ras, path)
 
 

@@ -161,3 +161,12 @@ def test_reading_a_refused_series_raises(tmp_path, study):
     gapped(study)
     with pytest.raises(DicomError, match="gap: 1 slice is missing"):
         LoadStudyd("image")({"image": str(study)})
+
+
+def test_a_slice_that_cannot_be_read_is_told_of_the_shorter_volume(study, tmp_path, caplog):
+    last = max(study.rglob("*.dcm"), key=lambda f: pydicom.dcmread(f).ImagePositionPatient[2])
+    last.write_bytes(last.read_bytes()[:300])
+    assert LoadStudyd("image")({"image": str(study)})["image"].shape == (1, *SHAPE[:2], SHAPE[2] - 1)
+    assert f"{study}: unreadable file: 1 files could not be read" in caplog.text
+    report = segmenter(study, tmp_path / "out").run()
+    assert any("unreadable file: Files beside it that cannot be read: 1." in finding for finding in report.cases[0].findings)

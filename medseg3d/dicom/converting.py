@@ -13,9 +13,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medseg3d.dicom.conversion import Converted, ConvertOptions, Progress, Status
+from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Annotated, Series
 from medseg3d.dicom.jobs import Refusal, jobs_of
 from medseg3d.dicom.names import volume_names
@@ -24,7 +26,7 @@ from medseg3d.dicom.sidecar import hashed_uid
 from medseg3d.dicom.volume_files import VolumeWriter
 from medseg3d.errors import DicomError
 
-__all__ = ["convert", "convert_scan", "unmatched_annotations"]
+__all__ = ["convert", "convert_scan", "unmatched_annotations", "unreadable_findings"]
 
 
 def convert(
@@ -71,10 +73,12 @@ def convert_scan(
             four_d=options.four_d,
         )
     ]
+    missed = unreadable_findings(found)
     names = volume_names([(outcome.series, outcome.label) for outcome in outcomes])
     writer = VolumeWriter(Path(out), options, found.annotations, workers)
     results = []
     for name, outcome in zip(names, outcomes, strict=True):
+        outcome = replace(outcome, findings=(*outcome.findings, *missed))
         results.append(_refused(name, outcome) if isinstance(outcome, Refusal) else writer.write(name, outcome))
         if progress is not None:
             progress(len(results), len(outcomes))
@@ -85,6 +89,17 @@ def unmatched_annotations(found: Scan) -> list[Annotated]:
     """Annotations that refer to none of the series that were found: no label map is made of them."""
     known = {series.uid for series in found.series}
     return [file for file in found.annotations if not known & set(file.referenced_series)]
+
+
+def unreadable_findings(found: Scan) -> tuple[Finding, ...]:
+    """The remark on every volume of a scan that met unreadable files: a slice at an end would not be missed otherwise.
+
+    It names no files: it goes into sidecars, and names of files may be names of patients.
+    """
+    if not found.unreadable:
+        return ()
+    fact = f"Files beside it that cannot be read: {len(found.unreadable)}. Slices at its ends may be missing."
+    return (Finding("unreadable_file", "warning", fact, "Copy those files again."),)
 
 
 def _chosen(series: Sequence[Series], uid: str) -> list[Series]:

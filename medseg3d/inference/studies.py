@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from medseg3d.dicom import Finding, Scan, Stack, scan
-from medseg3d.dicom.jobs import Refusal, jobs_of
+from medseg3d.dicom.converting import unreadable_findings
+from medseg3d.dicom.jobs import Job, Refusal, jobs_of
 from medseg3d.dicom.names import volume_names
 from medseg3d.dicom.resample import MAX_GAP_MM
 from medseg3d.errors import CaseError, ConfigError, DicomError, UsageError
@@ -85,10 +86,8 @@ def study_cases(path: Path, *, modality: str | None = None) -> list[dict[str, An
     if len(outcomes) > len(meant):
         logger.info("%d series are localizers, screenshots or single slices: left out.", len(outcomes) - len(meant))
     names = volume_names([(outcome.series, outcome.label) for outcome in meant])
-    return [
-        {"case": name, "image": RefusedSeries(path, o.findings) if isinstance(o, Refusal) else o.stacks[0]}
-        for name, o in zip(names, meant, strict=True)
-    ]
+    missed = unreadable_findings(found)
+    return [{"case": name, "image": _image(path, o, missed)} for name, o in zip(names, meant, strict=True)]
 
 
 def checked_formats(formats: Sequence[str]) -> tuple[str, ...]:
@@ -166,6 +165,12 @@ def write_dicom_mask(
         mask, stack.grid, path, labels=labels, context=bundle, algorithm=algorithm, series_description=bundle
     )
     return (f"{kind}: {finding}" for finding in findings if finding.severity != "note")
+
+
+def _image(path: Path, outcome: Job | Refusal, missed: tuple[Finding, ...]) -> RefusedSeries | Stack:
+    if isinstance(outcome, Refusal):
+        return RefusedSeries(path, outcome.findings)
+    return replace(outcome.stacks[0], findings=(*outcome.findings, *missed))
 
 
 def _what_else(found: Scan) -> str:

@@ -362,6 +362,11 @@ class TestCommand:
         assert status == 1
         assert "0005.dcm: not readable, a slice may be missing" in shown
         assert "Wrote 1 of 1 volumes" in shown
+        (sidecar,) = (tmp_path / "out" / "images").glob("*.json")
+        (finding,) = json.loads(sidecar.read_text())["findings"]
+        assert (finding["code"], finding["severity"]) == ("unreadable_file", "warning")
+        assert "beside it that cannot be read: 1. Slices" in finding["message"]
+        assert str(last) not in sidecar.read_text()
 
     def test_an_annotation_that_is_not_there_is_wrong_usage(self, tmp_path):
         with pytest.raises(UsageError, match=r"No RTSTRUCT or SEG here is 'seg\.dcm'; there is rtstruct\.dcm"):
