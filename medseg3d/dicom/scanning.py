@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from medseg3d.dicom.assemble import assemble, pseudonym
 from medseg3d.dicom.files import Opener, find_files
+from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Annotated, Header, Series
 from medseg3d.dicom.headers import Other, Unreadable, read_file
-from medseg3d.dicom.model import FileRef
+from medseg3d.dicom.model import FileRef, SliceRef
 from medseg3d.dicom.parallel import in_processes
 
 __all__ = ["Scan", "scan"]
@@ -40,6 +43,36 @@ class Scan:
     unreadable: tuple[Unreadable, ...]
     other: tuple[Other, ...]
     ignored: int
+
+    def unreadable_beside(self, series: Series) -> tuple[Finding, ...]:
+        """A warning if files that cannot be read may belong to a series; () otherwise.
+
+        A slice at either end of a volume would not be missed otherwise. A file may belong to the series whose files
+        lie nearest: in its folder, or else below the nearest folder above it. The finding names no file, since names of
+        files may be those of patients; ``unreadable`` does.
+        """
+        beside = sum(series.uid in self._nearest(folder) for folder in map(_folder, self.unreadable))
+        if not beside:
+            return ()
+        files = "1 file beside it" if beside == 1 else f"{beside} files beside it"
+        return (Finding("unreadable_file", "warning", f"{files} could not be read: slices may be missing at its ends.",
+                        "Copy the series again; medseg3d dicom scan names the files."),)  # fmt: skip
+
+    def _nearest(self, folder: Path) -> set[str]:
+        """UIDs of the series that have files below a folder, or below the nearest of those above it that has any."""
+        for parent in (folder, *folder.parents):
+            if parent in self._series_below:
+                return self._series_below[parent]
+        return set()
+
+    @cached_property
+    def _series_below(self) -> dict[Path, set[str]]:
+        below: dict[Path, set[str]] = defaultdict(set)
+        for series in self.series:
+            for folder in {_folder(frame.source) for stack in series.stacks for frame in stack.frames}:
+                for parent in (folder, *folder.parents):
+                    below[parent].add(series.uid)
+        return dict(below)
 
 
 def scan(path: str | Path, *, workers: int | None = None, progress: Progress | None = None, key: str = "") -> Scan:
@@ -75,6 +108,11 @@ def scan(path: str | Path, *, workers: int | None = None, progress: Progress | N
     annotations = [_annotated(o, key) for o in others if o.modality in ("SEG", "RTSTRUCT")]
     other = [o for o in others if o.modality not in ("SEG", "RTSTRUCT")]
     return Scan(assemble(headers, key=key), tuple(annotations), tuple(unreadable), tuple(other), ignored)
+
+
+def _folder(found: Unreadable | SliceRef) -> Path:
+    """The folder that a file lies in; within an archive too."""
+    return (found.file.path / found.file.member).parent
 
 
 def _annotated(other: Other, key: str) -> Annotated:

@@ -103,7 +103,7 @@ def read_series(path: str | Path, *, series_uid: str | None = None, workers: int
     """
     found, series = _only_volume(path, series_uid, workers)
     volume = read_stack(series.stacks[0], workers=workers)
-    return replace(volume, findings=(*series.findings, *_unreadable(found), *volume.findings))
+    return replace(volume, findings=(*series.findings, *found.unreadable_beside(series), *volume.findings))
 
 
 def read_grid(path: str | Path, *, series_uid: str | None = None, workers: int | None = None) -> SeriesGrid:
@@ -138,14 +138,6 @@ def _only_volume(path: str | Path, series_uid: str | None, workers: int | None) 
         raise DicomError(f"Series {series.uid} holds {len(series.stacks)} volumes: {labels}. Choose one of "
                          "scan(path).series[…].stacks and pass it to read_stack.")  # fmt: skip
     return found, series
-
-
-def _unreadable(found: Scan) -> Iterator[Finding]:
-    """A slice at either end of the volume would not be missed otherwise."""
-    if found.unreadable:
-        first = found.unreadable[0]
-        yield Finding("unreadable_file", "warning", f"{len(found.unreadable)} files could not be read and may belong "
-                      f"to this series ({first.file}: {first.reason}).", "Copy them again.")  # fmt: skip
 
 
 def _name(stack: Stack) -> str:

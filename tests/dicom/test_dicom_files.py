@@ -73,7 +73,9 @@ def test_a_damaged_zip_member_is_unreadable_and_read_series_says_so(tmp_path: Pa
     assert volume.voxels.shape == (7, 5, 5)
     finding = next(f for f in volume.findings if f.code == "unreadable_file")
     assert finding.severity == "warning"
-    assert "x.zip:0005.dcm: BadZipFile: Bad CRC-32" in finding.message
+    assert finding.message == "1 file beside it could not be read: slices may be missing at its ends."
+    (broken,) = scan(tmp_path / "x.zip").unreadable
+    assert (broken.file.member, broken.reason[:24]) == ("0005.dcm", "BadZipFile: Bad CRC-32 f")
 
 
 def test_a_dicomdir_is_ignored(tmp_path: Path) -> None:
@@ -219,3 +221,21 @@ def test_a_link_to_nowhere_is_unreadable(tmp_path: Path) -> None:
     (broken,) = scan(tmp_path).unreadable
     assert broken.file == FileRef(tmp_path / "moved")
     assert "No such file" in broken.reason
+
+
+def test_unreadable_files_are_told_of_the_nearest_series(tmp_path: Path) -> None:
+    """One in the folder of a series, one in a folder of its own above two others."""
+    folders = ["a/ct", "b/ct", "b/mr"]
+    uids = {}
+    for folder in folders:
+        truth = SyntheticSeries()
+        uids[truth.series_uid] = folder
+        truth.write(tmp_path / folder)
+    (tmp_path / "b" / "rest").mkdir()
+    header_only = bytes(128) + b"DICM" + b"\x08"
+    for broken in ("a/ct/x", "b/rest/y", "b/rest/z"):
+        (tmp_path / broken).write_bytes(header_only)
+    found = scan(tmp_path)
+    told = {uids[s.uid]: [f.message.split(" ")[0] for f in found.unreadable_beside(s)] for s in found.series}
+    assert told == {"a/ct": ["1"], "b/ct": ["2"], "b/mr": ["2"]}
+    assert not any(str(tmp_path) in str(f) for s in found.series for f in found.unreadable_beside(s))
