@@ -241,6 +241,7 @@ def test_images_and_patients_are_found_by_name(folders, tmp_path):
         (("pred", "ref", "--fold", "0", "--labels", LABELS), "--fold 0 needs a data list"),
         (("empty", "ref", "--labels", LABELS), "no volume"),
         (("pred", "ref", "--labels", LABELS, "--regions", "whole=1+9"), "Region 'whole' names the ids"),
+        (("pred", "ref", "--labels", "x=1,y=1,z=2"), "x and y share the id 1"),
         (("pred", "ref", "--labels", LABELS, "--lesions", "cyst"), "there is no label or region 'cyst'"),
         (("pred", "ref", "--labels", LABELS, "--tolerance", "much"), "--tolerance 'much' cannot be read"),
         (("pred", "ref", "--labels", LABELS, "--run", "pred"), "pred is no run folder"),

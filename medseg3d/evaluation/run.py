@@ -189,10 +189,12 @@ def make_scoring(
         lesions: names of labels and regions whose components are lesions.
 
     Raises:
-        UsageError: no label; a name that is used twice or not known; ids that no label has; impossible numbers.
+        UsageError: no label; an id of two labels; a name that is used twice or not known; ids that no label has;
+            impossible numbers.
     """
     if not labels:
         raise UsageError("No label is named: give at least one, as in liver=1.")
+    _require_own_ids(labels)
     unknown = {name: ids for name, ids in regions.items() if not set(ids) <= set(labels.values())}
     if unknown:
         name, ids = next(iter(unknown.items()))
@@ -221,6 +223,16 @@ def make_scoring(
 
 
 # Parts ---------------------------------------------------------------------------------------------------------------
+
+
+def _require_own_ids(labels: Mapping[str, int]) -> None:
+    """A structure under two names would weigh twice in every mean over labels."""
+    names: dict[int, list[str]] = {}
+    for name, label_id in labels.items():
+        names.setdefault(label_id, []).append(name)
+    if shared := [(label_id, of_id) for label_id, of_id in names.items() if len(of_id) > 1]:
+        label_id, of_id = shared[0]
+        raise UsageError(f"Labels: {' and '.join(of_id)} share the id {label_id}. Give each label an id of its own.")
 
 
 def _case_of(item: Mapping[str, Any], prediction: Path) -> EvaluationCase:
