@@ -128,7 +128,7 @@ class CaseResult:
         lesions: rows of ``lesions.csv``.
         counts: voxels by reference and prediction; None when refused.
         calibration: region → accumulated calibration.
-        sha256: of the contents of both files; empty when one is missing.
+        sha256: of the voxels and grids of both files, as they were read; empty when one is missing.
     """
 
     case: EvaluationCase

@@ -113,7 +113,7 @@ def _training(run: Path) -> dict[str, Any]:
 
 
 def _data_sha256(results: Sequence[CaseResult]) -> str | None:
-    """Over the contents of all references and predictions that were scored, in the order of the cases' names."""
+    """Over voxels and grids of all references and predictions that were scored, in the order of the cases' names."""
     scored = sorted((r.case.case, r.sha256) for r in results if r.sha256)
     return hashlib.sha256(json.dumps(scored).encode()).hexdigest() if scored else None
 

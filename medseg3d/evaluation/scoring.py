@@ -94,6 +94,7 @@ def score_files(case: EvaluationCase, scoring: Scoring) -> CaseResult:
 def _scored(case: EvaluationCase, scoring: Scoring) -> CaseResult:
     reference_path, prediction_path = _existing(case)
     reference, prediction = read_volume(reference_path), read_volume(prediction_path)
+    sha256 = _sha256(reference, prediction)
     notes: list[Problem] = []
     prediction = _on_grid_of(reference, prediction, case.case, scoring.resample, notes)
     truth, found = (_labels_of(volume, case.case, scoring, notes) for volume in (reference, prediction))
@@ -105,7 +106,7 @@ def _scored(case: EvaluationCase, scoring: Scoring) -> CaseResult:
         counts=count_labels(truth, found, regions=scoring.regions),
         calibration=_calibrated(case, truth, found, reference, scoring, notes) if scoring.calibration else {},
         problems=tuple(notes),
-        sha256=_sha256(reference_path, prediction_path),
+        sha256=sha256,
     )
 
 
@@ -226,10 +227,15 @@ def _lesion_rows(case: EvaluationCase, scores: Sequence[CaseScores], grid: Volum
             }
 
 
-def _sha256(*files: Path) -> str:
+def _sha256(*volumes: Volume) -> str:
+    """Of voxels and grids as they were read: a header may keep its voxels in another file, and gzip writes the time."""
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for volume in volumes:
+        # Zero has no sign here, and writers round affines differently.
+        grid = np.round(volume.affine, 3) + 0.0
+        digest.update(f"{volume.voxels.dtype} {volume.voxels.shape} {grid.tolist()}".encode())
+        for plane in np.moveaxis(volume.voxels, -1, 0):  # readers give Fortran order: no copy
+            digest.update(np.ascontiguousarray(plane.T).data)
     return digest.hexdigest()
 
 
