@@ -23,7 +23,9 @@ TEXTS = {"case": str, "patient": str, "label_id": str, "label": str, "status": s
 def write_evaluation(
     folder: Path, *, table: pd.DataFrame, lesions: Sequence[Mapping[str, Any]] | None, summary: Mapping[str, Any]
 ) -> None:
-    """Write the files; ``summary.json`` comes last, so that with it the others are there."""
+    """Write the files; ``summary.json`` comes last, so that with it the others are there and of the same evaluation."""
+    for name in ("report.html", "summary.json"):
+        (folder / name).unlink(missing_ok=True)
     write_table(folder / "cases.csv", table)
     if lesions is None:
         (folder / "lesions.csv").unlink(missing_ok=True)  # of an earlier evaluation: it would pass for this one's
