@@ -9,9 +9,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from medseg3d.errors import UsageError
-from medseg3d.evaluation import EvaluationCase, evaluate, make_scoring, read_attributes, run_evaluation, scoring
+from medseg3d.evaluation import EvaluationCase, evaluate, files, make_scoring, read_attributes, run_evaluation, scoring
 from medseg3d.evaluation.attributes import binned
 from medseg3d.evaluation.files import read_cases
 from medseg3d.evaluation.options import parse_regions, parse_tolerance
@@ -152,6 +153,31 @@ def test_subgroups_by_attribute_and_by_size(study, tmp_path):
     assert sizes["smallest third"]["edema"]["reference_ml"]["max"] == pytest.approx(5 * 0.024)
 
 
+def test_unknown_attributes_are_a_group_and_single_ages_are_none(study, tmp_path):
+    cases = study([(blocks(), blocks())] * 8)
+    ages, doses = ["61", "NA", "70", "nan", "55.5", "48", "", "n/a"], ["1", "2", "1", "2", "1", "2", "2", "inf"]
+    lines = [f"c{i},{age},{dose},{'NA' if i else 'a'}" for i, (age, dose) in enumerate(zip(ages, doses, strict=True))]
+    (tmp_path / "x.csv").write_text("\n".join(["case,age,dose,site", *lines]) + "\n")
+    attributes, _ = read_attributes(tmp_path / "x.csv", cases)
+    # Four ages, all different: halves at their median, 58.25. Doses repeat, and are groups as they are.
+    assert [attributes["age"][f"c{i}"] for i in range(8)] == [
+        "over 58.2", "unknown", "over 58.2", "unknown", "up to 58.2", "up to 58.2", "unknown", "unknown"
+    ]  # fmt: skip
+    assert list(dict.fromkeys(attributes["age"].values())) == ["up to 58.2", "over 58.2", "unknown"]
+    assert set(attributes["dose"].values()) == {"1", "2", "inf"}
+    assert attributes["site"] == {"c0": "a"} | {f"c{i}": "unknown" for i in range(1, 8)}
+
+
+def test_one_gap_among_many_ages_stops_nothing(study, tmp_path):
+    cases = study([(blocks(), blocks())] * 30)
+    lines = [f"c{i},{'NA' if i == 7 else 40 + i}" for i in range(30)]
+    (tmp_path / "x.csv").write_text("\n".join(["case,age", *lines]) + "\n")
+    groups = read_attributes(tmp_path / "x.csv", cases)[0]["age"]
+    assert {name: list(groups.values()).count(name) for name in dict.fromkeys(groups.values())} == {
+        "up to 50.3": 10, "50.3 to 59.7": 9, "over 59.7": 10, "unknown": 1
+    }  # fmt: skip
+
+
 def test_attributes_that_make_no_groups_are_refused(study, tmp_path):
     cases = study([(blocks(), blocks())] * 3)
     path = tmp_path / "x.csv"
@@ -272,3 +298,35 @@ def test_names_that_look_like_numbers_stay_text(study, tmp_path):
     table = read_cases(tmp_path / "out")
     assert table[["case", "patient", "label_id"]].iloc[0].tolist() == ["007", "NA", "1"]
     assert np.isnan(table["dice"].iloc[1])
+
+
+def test_the_data_hash_is_of_voxels_and_grid_not_of_headers(tmp_path):
+    """MetaImage keeps its voxels in a file beside the header: the hash follows them, and no compression."""
+    voxels = blocks((1, slice(0, 8)))
+    nibabel.save(nibabel.Nifti1Image(voxels, AFFINE), tmp_path / "ref.nii.gz")
+
+    def found(path: Path, values: np.ndarray, spacing: float = 1.0) -> str:
+        image = sitk.GetImageFromArray(values.T)
+        image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))  # NIfTI's axes in ITK's frame
+        image.SetSpacing((1.0, 1.0, spacing))
+        sitk.WriteImage(image, str(path))
+        case = EvaluationCase("c", "p", tmp_path / "ref.nii.gz", path)
+        return scoring.score_files(case, make_scoring(LABELS, {}, resample=True)).sha256
+
+    first = found(tmp_path / "a.mhd", voxels)
+    assert first == found(tmp_path / "b.nrrd", voxels) == found(tmp_path / "c.nii.gz", voxels)
+    assert first != found(tmp_path / "a.mhd", blocks((1, slice(0, 7))))
+    assert first != found(tmp_path / "a.mhd", voxels, spacing=2.0)
+
+
+def test_an_evaluation_that_stops_leaves_no_summary_of_an_earlier_one(study, tmp_path, monkeypatch):
+    cases = study([(blocks((1, slice(0, 8))),) * 2])
+    run(cases, tmp_path / "out")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(cases, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["cases.csv"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,9 +21,12 @@ UNKNOWN = "unknown"
 
 MOST_GROUPS = 20
 """A column of text with more values than this is no grouping: an id, or a remark."""
+UNKNOWN_TEXTS = frozenset({"", "-", "?", "na", "n/a", "nan", "none", "null", "unknown"})
+"""What tables hold where a value is not known, in small letters."""
 MOST_PLAIN_NUMBERS = 5
 """A column of numbers with more values than this is cut into groups of equal size."""
-QUANTILES = 3
+FEWEST_FOR_THIRDS = 6
+"""Fewer cases than this are cut into halves, more into thirds."""
 
 
 def read_attributes(
@@ -31,7 +34,8 @@ def read_attributes(
 ) -> tuple[dict[str, dict[str, str]], tuple[Problem, ...]]:
     """Attribute → case → value, from a CSV file with a column ``case`` or ``patient`` and a column an attribute.
 
-    Numbers with more than five values are cut at their tertiles. An empty field, or a case without a row, is
+    Numbers are groups as they are where they repeat (field strengths, scores); others (ages) are cut at their tertiles,
+    or at their median where there are fewer than six. An empty field, ``NA`` and the like, or a case without a row, is
     ``unknown``; the latter is noted.
 
     Raises:
@@ -60,7 +64,7 @@ def read_attributes(
     return attributes, tuple(Problem(case, "no-attributes", message, severity="note") for case in missing)
 
 
-def binned(values: Mapping[str, float], *, groups: int = QUANTILES) -> dict[str, str]:
+def binned(values: Mapping[str, float], *, groups: int = 3) -> dict[str, str]:
     """Numbers cut into groups of about equal size, named by their range, the lowest first.
 
     >>> binned({"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "e": 5.0, "f": 6.0})["c"]
@@ -74,11 +78,11 @@ def binned(values: Mapping[str, float], *, groups: int = QUANTILES) -> dict[str,
 
 
 def _grouped(values: Mapping[str, str], column: str, path: Path) -> dict[str, str]:
-    known = {case: value for case, value in values.items() if value}
+    known = {case: value for case, value in values.items() if value.lower() not in UNKNOWN_TEXTS}
     numbers = {case: _number(value) for case, value in known.items()}
     unknown = {case: UNKNOWN for case in values if case not in known}
-    if known and not any(math.isnan(n) for n in numbers.values()) and len(set(numbers.values())) > MOST_PLAIN_NUMBERS:
-        return binned(numbers) | unknown
+    if all(map(math.isfinite, numbers.values())) and not _repeat(numbers.values()):
+        return binned(numbers, groups=3 if len(numbers) >= FEWEST_FOR_THIRDS else 2) | unknown
     groups = sorted(set(known.values()))
     if len(groups) > MOST_GROUPS:
         raise UsageError(
@@ -86,6 +90,12 @@ def _grouped(values: Mapping[str, str], column: str, path: Path) -> dict[str, st
             "Remove the column, or group its values."
         )
     return {case: value for group in groups for case, value in known.items() if value == group} | unknown
+
+
+def _repeat(numbers: Collection[float]) -> bool:
+    """Whether numbers are few kinds of cases, rather than a measurement of each."""
+    kinds = len(set(numbers))
+    return kinds <= 2 or (kinds <= MOST_PLAIN_NUMBERS and 2 * kinds <= len(numbers))
 
 
 def _number(text: str) -> float:
