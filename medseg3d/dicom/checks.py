@@ -13,7 +13,10 @@ from medseg3d.dicom.grouping import Group, geometry_differences
 from medseg3d.dicom.ordering import normal
 from medseg3d.dicom.value_checks import check_values
 
-__all__ = ["check_frames", "check_series"]
+__all__ = ["SPLITTABLE", "check_frames", "check_series"]
+
+# Refusals of a series whose stacks may be sound, each for itself.
+SPLITTABLE = frozenset({"mixed_orientation", "mixed_matrix", "mixed_spacing", "mixed_frame_of_reference"})
 
 # Row and column directions of unit length and at right angles, up to rounding.
 ORTHOGONAL_TOLERANCE = 1e-3

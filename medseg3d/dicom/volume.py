@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from medseg3d.dicom.checks import SPLITTABLE
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Frame, Series, Stack
 from medseg3d.dicom.model import DicomVolume, SeriesGrid
@@ -17,6 +18,7 @@ from medseg3d.dicom.parallel import in_processes
 from medseg3d.dicom.pixels import stored_frames
 from medseg3d.dicom.rescale import ValueRangeError, clean_bits, likely_dtype, rescale, safe_dtype
 from medseg3d.dicom.scanning import Scan, scan
+from medseg3d.dicom.sidecar import hashed_uid
 from medseg3d.errors import DicomError
 
 __all__ = ["iter_slices", "read_grid", "read_series", "read_stack", "require_sound", "stack_dtype"]
@@ -91,25 +93,30 @@ def read_stack(stack: Stack, *, workers: int | None = None) -> DicomVolume:
     return DicomVolume(voxels, grid, stack.series.modality, (*stack.findings, *found))
 
 
-def read_series(path: str | Path, *, series_uid: str | None = None, workers: int | None = None) -> DicomVolume:
-    """Read the one volume in a folder, zip archive or file.
+def read_series(
+    path: str | Path, *, series_uid: str | None = None, volume: str | None = None, workers: int | None = None
+) -> DicomVolume:
+    """Read one volume in a folder, zip archive or file.
 
     Args:
-        series_uid: which series, where there are several.
+        series_uid: which series, where there are several: its UID, or the hash of it that sidecars have.
+        volume: which volume of the series, where it holds several: its label, such as ``e2`` or ``b1000``.
 
     Raises:
         DicomError: nothing there; several series or volumes (the message lists them and says how to choose); the
             series is refused, and why.
     """
-    found, series = _only_volume(path, series_uid, workers)
-    volume = read_stack(series.stacks[0], workers=workers)
-    return replace(volume, findings=(*series.findings, *found.unreadable_beside(series), *volume.findings))
+    found, series, stack = _one_volume(path, series_uid, volume, workers)
+    read = read_stack(stack, workers=workers)
+    about_series = (*map(_overcome, series.findings), *found.unreadable_beside(series))
+    return replace(read, findings=(*about_series, *read.findings))
 
 
-def read_grid(path: str | Path, *, series_uid: str | None = None, workers: int | None = None) -> SeriesGrid:
-    """Where the one volume in a folder, zip archive or file lies: from headers alone, with ``read_series``'s errors."""
-    _, series = _only_volume(path, series_uid, workers)
-    return _sound_grid(series.stacks[0])
+def read_grid(
+    path: str | Path, *, series_uid: str | None = None, volume: str | None = None, workers: int | None = None
+) -> SeriesGrid:
+    """Where one volume in a folder, zip archive or file lies: from headers alone, as ``read_series`` chooses it."""
+    return _sound_grid(_one_volume(path, series_uid, volume, workers)[2])
 
 
 def require_sound(stack: Stack) -> None:
@@ -126,18 +133,36 @@ def _sound_grid(stack: Stack) -> SeriesGrid:
     return stack.grid
 
 
-def _only_volume(path: str | Path, series_uid: str | None, workers: int | None) -> tuple[Scan, Series]:
-    """What was scanned, and the series in it that is asked for: it is not refused and has one stack."""
+def _one_volume(
+    path: str | Path, series_uid: str | None, volume: str | None, workers: int | None
+) -> tuple[Scan, Series, Stack]:
+    """What was scanned, and the series and the stack in it that are asked for."""
     found = scan(path, workers=workers)
     series = _choose(path, found.series, series_uid)
     refusals = [f for f in series.findings if f.severity == "refusal"]
-    if refusals:
+    # Parts that do not share a grid are volumes for themselves.
+    if refusals and not (volume is not None and all(f.code in SPLITTABLE for f in refusals)):
         raise DicomError(f"Series {series.uid}: {' '.join(map(str, refusals))}")
-    if len(series.stacks) != 1:
-        labels = ", ".join(f"{s.label} ({len(s.frames)} slices)" for s in series.stacks[:12])
-        raise DicomError(f"Series {series.uid} holds {len(series.stacks)} volumes: {labels}. Choose one of "
-                         "scan(path).series[…].stacks and pass it to read_stack.")  # fmt: skip
-    return found, series
+    return found, series, _stack(series, volume)
+
+
+def _stack(series: Series, volume: str | None) -> Stack:
+    chosen = [stack for stack in series.stacks if volume in (None, stack.label)]
+    if len(chosen) == 1:
+        return chosen[0]
+    labels = ", ".join(f"{s.label!r} ({len(s.frames)} slices)" for s in series.stacks[:12])
+    more = f" and {len(series.stacks) - 12} more" if len(series.stacks) > 12 else ""
+    if volume is not None:
+        raise DicomError(f"Series {series.uid} has no volume {volume!r}. There are: {labels}{more}.")
+    raise DicomError(
+        f"Series {series.uid} holds {len(series.stacks)} volumes: {labels}{more}. Choose one: volume=LABEL, or "
+        "--volume LABEL."
+    )
+
+
+def _overcome(finding: Finding) -> Finding:
+    """A refusal of the series as a whole is a warning about the one volume that was chosen."""
+    return replace(finding, severity="warning", remedy="") if finding.severity == "refusal" else finding
 
 
 def _name(stack: Stack) -> str:
@@ -148,7 +173,7 @@ def _name(stack: Stack) -> str:
 def _choose(path: str | Path, found: Sequence[Series], series_uid: str | None) -> Series:
     if not found:
         raise DicomError(f"{path}: no DICOM images here.")
-    chosen = [s for s in found if series_uid in (None, s.uid)]
+    chosen = [s for s in found if series_uid in (None, s.uid, hashed_uid(s.uid))]
     if len(chosen) == 1:
         return chosen[0]
     listing = "; ".join(f"{s.uid} ({s.modality} {s.description!r}, {sum(len(t.frames) for t in s.stacks)} slices)"

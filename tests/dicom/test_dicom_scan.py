@@ -123,7 +123,7 @@ def test_json_is_complete_and_alone_on_standard_output(study: Path) -> None:
     (other,) = [s for uid, s in by_uid.items() if uid != sound["series_uid"]]
     assert other["refused"] is True
     assert [f["code"] for f in other["volumes"][0]["findings"]] == ["gap"]
-    assert "4711" not in result.stdout
+    assert "secret-4711" not in result.stdout
 
 
 def test_an_unreadable_file_gives_status_1(study: Path) -> None:
