@@ -167,6 +167,16 @@ def test_a_slice_that_cannot_be_read_is_told_of_the_shorter_volume(study, tmp_pa
     last = max(study.rglob("*.dcm"), key=lambda f: pydicom.dcmread(f).ImagePositionPatient[2])
     last.write_bytes(last.read_bytes()[:300])
     assert LoadStudyd("image")({"image": str(study)})["image"].shape == (1, *SHAPE[:2], SHAPE[2] - 1)
-    assert f"{study}: unreadable file: 1 files could not be read" in caplog.text
+    assert f"{study}: unreadable file: 1 file beside it could not be read" in caplog.text
     report = segmenter(study, tmp_path / "out").run()
-    assert any("unreadable file: Files beside it that cannot be read: 1." in finding for finding in report.cases[0].findings)
+    assert any("unreadable file: 1 file beside it" in finding for finding in report.cases[0].findings)
+
+
+def test_neither_masks_nor_sidecars_say_who_it_is(study, tmp_path):
+    for file in study.rglob("*.dcm"):
+        ds = pydicom.dcmread(file)
+        ds.PatientName, ds.SeriesDescription = "Doe^Jane", "Thorax of Jane Doe"
+        ds.save_as(file)
+    (case,) = segmenter(study, tmp_path / "out").run().cases
+    assert "jane" not in case.case.lower()
+    assert "jane" not in (tmp_path / "out" / f"{case.case}.json").read_text().lower()

@@ -7,6 +7,8 @@
     OUT/labels/<patient>_<number>_<description>_<mark>.nii.gz     label map of the annotations that refer to the series
     OUT/labels.json                                               name of each label → id
 
+A description that repeats the patient's name, id or date of birth is left out of them.
+
 ``medseg3d datalist build OUT --labels OUT/labels.json`` makes a data list of it.
 """
 
@@ -17,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medseg3d.dicom.conversion import Converted, ConvertOptions, Progress, Status
-from medseg3d.dicom.findings import Finding
+from medseg3d.dicom.descriptions import shareable
 from medseg3d.dicom.frames import Annotated, Series
 from medseg3d.dicom.jobs import Refusal, jobs_of
 from medseg3d.dicom.names import volume_names
@@ -26,7 +28,7 @@ from medseg3d.dicom.sidecar import hashed_uid
 from medseg3d.dicom.volume_files import VolumeWriter
 from medseg3d.errors import DicomError
 
-__all__ = ["convert", "convert_scan", "unmatched_annotations", "unreadable_findings"]
+__all__ = ["convert", "convert_scan", "unmatched_annotations"]
 
 
 def convert(
@@ -64,7 +66,7 @@ def convert_scan(
     options = options or ConvertOptions()
     outcomes = [
         outcome
-        for series in _chosen(found.series, options.series_uid)
+        for series in shareable(_chosen(found.series, options.series_uid))
         for outcome in jobs_of(
             series,
             split=options.split,
@@ -73,12 +75,11 @@ def convert_scan(
             four_d=options.four_d,
         )
     ]
-    missed = unreadable_findings(found)
     names = volume_names([(outcome.series, outcome.label) for outcome in outcomes])
     writer = VolumeWriter(Path(out), options, found.annotations, workers)
     results = []
     for name, outcome in zip(names, outcomes, strict=True):
-        outcome = replace(outcome, findings=(*outcome.findings, *missed))
+        outcome = replace(outcome, findings=(*outcome.findings, *found.unreadable_beside(outcome.series)))
         results.append(_refused(name, outcome) if isinstance(outcome, Refusal) else writer.write(name, outcome))
         if progress is not None:
             progress(len(results), len(outcomes))
@@ -89,17 +90,6 @@ def unmatched_annotations(found: Scan) -> list[Annotated]:
     """Annotations that refer to none of the series that were found: no label map is made of them."""
     known = {series.uid for series in found.series}
     return [file for file in found.annotations if not known & set(file.referenced_series)]
-
-
-def unreadable_findings(found: Scan) -> tuple[Finding, ...]:
-    """The remark on every volume of a scan that met unreadable files: a slice at an end would not be missed otherwise.
-
-    It names no files: it goes into sidecars, and names of files may be names of patients.
-    """
-    if not found.unreadable:
-        return ()
-    fact = f"Files beside it that cannot be read: {len(found.unreadable)}. Slices at its ends may be missing."
-    return (Finding("unreadable_file", "warning", fact, "Copy those files again."),)
 
 
 def _chosen(series: Sequence[Series], uid: str) -> list[Series]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from medseg3d.dicom import Finding, Scan, Stack, scan
-from medseg3d.dicom.converting import unreadable_findings
+from medseg3d.dicom.descriptions import shareable
 from medseg3d.dicom.jobs import Job, Refusal, jobs_of
 from medseg3d.dicom.names import volume_names
 from medseg3d.dicom.resample import MAX_GAP_MM
@@ -73,21 +73,21 @@ def study_cases(path: Path, *, modality: str | None = None) -> list[dict[str, An
         raise CaseError(f"{path}: DICOM, but no image that can be read. {_what_else(found)}")
     for broken in found.unreadable:
         logger.warning("%s: not readable, a slice may be missing: %s", broken.file, broken.reason)
+    all_series = shareable(found.series)
     outcomes = [
         outcome
-        for series in found.series
+        for series in all_series
         if modality is None or series.modality == modality
         for outcome in jobs_of(series, split=False, resample=False, max_gap_mm=MAX_GAP_MM, four_d=False)
     ]
     meant = [o for o in outcomes if not (isinstance(o, Refusal) and o.left_out)]
-    if found.series and not meant:
-        there = ", ".join(dict.fromkeys(f"{s.modality or 'unknown'} {s.description!r}" for s in found.series))
+    if all_series and not meant:
+        there = ", ".join(dict.fromkeys(f"{s.modality or 'unknown'} {s.description!r}" for s in all_series))
         raise CaseError(f"{path}: no {modality or 'DICOM'} series here that makes a volume. There are: {there}.")
     if len(outcomes) > len(meant):
         logger.info("%d series are localizers, screenshots or single slices: left out.", len(outcomes) - len(meant))
     names = volume_names([(outcome.series, outcome.label) for outcome in meant])
-    missed = unreadable_findings(found)
-    return [{"case": name, "image": _image(path, o, missed)} for name, o in zip(names, meant, strict=True)]
+    return [{"case": name, "image": _image(path, o, found)} for name, o in zip(names, meant, strict=True)]
 
 
 def checked_formats(formats: Sequence[str]) -> tuple[str, ...]:
@@ -167,10 +167,10 @@ def write_dicom_mask(
     return (f"{kind}: {finding}" for finding in findings if finding.severity != "note")
 
 
-def _image(path: Path, outcome: Job | Refusal, missed: tuple[Finding, ...]) -> RefusedSeries | Stack:
+def _image(path: Path, outcome: Job | Refusal, found: Scan) -> RefusedSeries | Stack:
     if isinstance(outcome, Refusal):
         return RefusedSeries(path, outcome.findings)
-    return replace(outcome.stacks[0], findings=(*outcome.findings, *missed))
+    return replace(outcome.stacks[0], findings=(*outcome.findings, *found.unreadable_beside(outcome.series)))
 
 
 def _what_else(found: Scan) -> str:

@@ -73,6 +73,19 @@ class TestImage:
             assert secret not in text
             assert secret not in result.image.name
 
+    @pytest.mark.parametrize("description", ["CT of Doe, Jane", "THORAX_DOE", "scan secret-4711", "born 31.01.1970"])
+    def test_a_description_that_says_who_it_is_is_left_out(self, tmp_path, description):
+        def tell(ds, k):
+            ds.SeriesDescription, ds.PatientBirthDate = description, "19700131"
+
+        SyntheticSeries().write(tmp_path / "in", tell)
+        result = only(convert(tmp_path / "in", tmp_path / "out"))
+        sidecar = result.image.with_name(result.name + ".json").read_text()
+        assert re.fullmatch(r"P[0-9a-f]{8}_3_CT_[0-9a-f]{8}", result.name)
+        assert json.loads(sidecar)["description"] == ""
+        assert [f.code for f in result.findings] == ["identifying_description"]
+        assert not any(word in sidecar.lower() for word in ("doe", "jane", "4711", "1970"))
+
     def test_uids_and_files_are_kept_on_request(self, tmp_path):
         series = SyntheticSeries()
         series.write(tmp_path / "in")
@@ -365,7 +378,7 @@ class TestCommand:
         (sidecar,) = (tmp_path / "out" / "images").glob("*.json")
         (finding,) = json.loads(sidecar.read_text())["findings"]
         assert (finding["code"], finding["severity"]) == ("unreadable_file", "warning")
-        assert "beside it that cannot be read: 1. Slices" in finding["message"]
+        assert "1 file beside it could not be read" in finding["message"]
         assert str(last) not in sidecar.read_text()
 
     def test_an_annotation_that_is_not_there_is_wrong_usage(self, tmp_path):
