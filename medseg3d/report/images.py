@@ -418,7 +418,7 @@ def _worst_images(summary: Mapping[str, Any], cases: pd.DataFrame) -> tuple[tupl
     }
     pictures, problems = _pictures(summary, [(case, note, []) for case, note in notes.items()])
     overlays = {**summary, "inputs": [entry | {"image": entry.get("overlay")} for entry in summary["inputs"]]}
-    looked, _ = _pictures(overlays, [(case, f"{case}: what spoke for the answer", []) for case in notes])
+    looked, _ = _pictures(overlays, [(case, "what spoke for the answer", []) for case in notes])
     beside = {p.title: p for p in looked}
     return tuple(shown for p in pictures for shown in (p, beside.get(p.title)) if shown), problems
 
