@@ -29,6 +29,7 @@ class PixelLayout:
         offset: where the value begins, in bytes from the start of the (inflated) file.
         length: of the value in bytes, at most to the end of the file; to its end where the value is encapsulated.
         encapsulated: compressed frames, each in fragments.
+        swapped: samples of 8 bits stand in big endian words of 16, the second of each two first (PS3.5, 8.1.1).
         extended_offsets: extended offset table and lengths, where there is one.
     """
 
@@ -46,6 +47,7 @@ class PixelLayout:
     offset: int
     length: int
     encapsulated: bool
+    swapped: bool = False
     extended_offsets: tuple[bytes, bytes] | None = None
 
     @property

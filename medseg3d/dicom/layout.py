@@ -35,7 +35,7 @@ def pixel_layout(ds: Dataset, stream: BinaryIO) -> PixelLayout | None:
     located = _locate_pixels(ds, stream)
     if located is None:
         return None
-    keyword, offset, length, undefined = located
+    keyword, offset, length, undefined, vr = located
     meta = getattr(ds, "file_meta", EMPTY)
     syntax = UID(text(meta, "TransferSyntaxUID") or _guessed_syntax(ds), validation_mode=IGNORE)
     bits = integer(ds, "BitsAllocated") or {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword, 16)
@@ -57,6 +57,7 @@ def pixel_layout(ds: Dataset, stream: BinaryIO) -> PixelLayout | None:
         offset=offset,
         length=length,
         encapsulated=undefined or (not syntax.is_private and syntax.is_transfer_syntax and syntax.is_compressed),
+        swapped=bits <= 8 and vr == "OW" and syntax == ExplicitVRBigEndian,
         extended_offsets=tables if all(isinstance(t, bytes) for t in tables) else None,
     )
 
@@ -69,8 +70,8 @@ def _guessed_syntax(ds: Dataset) -> str:
     return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
-def _locate_pixels(ds: Dataset, stream: BinaryIO) -> tuple[PixelKeyword, int, int, bool] | None:
-    """Keyword, offset, length in the file, and whether the length is undefined, of the pixel data element."""
+def _locate_pixels(ds: Dataset, stream: BinaryIO) -> tuple[PixelKeyword, int, int, bool, str] | None:
+    """Keyword, offset, length in the file, whether it is undefined, and VR ("" if implicit) of the pixel data."""
     implicit, little = ds.original_encoding
     order = "little" if little else "big"
     start = stream.tell()
@@ -86,7 +87,8 @@ def _locate_pixels(ds: Dataset, stream: BinaryIO) -> tuple[PixelKeyword, int, in
     length = int.from_bytes(head[skip - 4 : skip], order)  # type: ignore[arg-type]
     offset = start + skip
     available = max(size - offset, 0)
-    return keyword, offset, min(length, available), length == 0xFFFFFFFF
+    vr = "" if implicit else head[4:6].decode("latin-1")
+    return keyword, offset, min(length, available), length == 0xFFFFFFFF, vr
 
 
 def _size(stream: BinaryIO) -> int:

@@ -76,13 +76,27 @@ def _whole(stream: BinaryIO, frame: Frame) -> NDArray[Any]:
 
 def _native(stream: BinaryIO, frame: Frame) -> NDArray[Any]:
     layout = frame.layout
-    stream.seek(layout.offset + frame.index * layout.frame_bytes)
-    data = stream.read(layout.frame_bytes)
+    start = frame.index * layout.frame_bytes
+    data = _unswapped(stream, layout, start) if layout.swapped else _read(stream, layout, start, layout.frame_bytes)
     if len(data) < layout.frame_bytes:
         raise DicomError(
             f"{_name(frame)} is cut short: {len(data)} of {layout.frame_bytes} bytes. Copy the file again."
         )
     return np.frombuffer(data, _dtype(layout)).reshape(layout.rows, layout.columns)
+
+
+def _read(stream: BinaryIO, layout: PixelLayout, start: int, count: int) -> bytes:
+    stream.seek(layout.offset + start)
+    return stream.read(count)
+
+
+def _unswapped(stream: BinaryIO, layout: PixelLayout, start: int) -> bytes:
+    """The bytes of one frame out of 16-bit words whose bytes are swapped; a frame may begin in the middle of one."""
+    before = start % 2
+    words = -(-(before + layout.frame_bytes) // 2)
+    data = _read(stream, layout, start - before, 2 * words)
+    swapped = np.frombuffer(data[: len(data) // 2 * 2], ">u2").astype("<u2").tobytes()
+    return swapped[before : before + layout.frame_bytes]
 
 
 def _dtype(layout: PixelLayout) -> np.dtype[Any]:

@@ -21,6 +21,7 @@ from pydicom.uid import (
 from synthetic_series import SyntheticSeries, codes
 
 from medseg3d.dicom import Stack, ValueRangeError, iter_slices, read_series, read_stack, scan, stack_dtype
+from medseg3d.dicom.pixels import stored_frames
 from medseg3d.dicom.rescale import clean_bits, smallest_integer
 from medseg3d.errors import DicomError
 
@@ -299,3 +300,23 @@ def test_real_world_values_are_used_where_there_is_no_rescale_and_mentioned_othe
     only = the_stack(tmp_path / "only")
     assert only.series.unit == "{SUVbw}g/ml"
     assert_array_equal(read_stack(only).voxels, truth.stored.T * np.float32(0.5))
+
+
+@pytest.mark.parametrize("vr", ["OW", "OB"])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_big_endian_bytes_in_words_equal_pydicoms(tmp_path: Path, vr: str, frames: int) -> None:
+    """8-bit samples as OW: each pair is swapped; frames of 35 bytes begin in the middle of a word."""
+    truth = SyntheticSeries()
+    samples = np.arange(frames * 35, dtype=np.uint8)
+
+    def edit(ds: Dataset, k: int) -> None:
+        set_format(ds, "u1")
+        ds.file_meta.TransferSyntaxUID, ds.NumberOfFrames = ExplicitVRBigEndian, frames
+        padded = np.append(samples, np.zeros(samples.size % 2, np.uint8))
+        ds.PixelData = (padded.view(">u2").astype("<u2") if vr == "OW" else padded).tobytes()
+        ds["PixelData"].VR = vr
+
+    (file,) = truth.write(tmp_path, edit, only=[0])
+    stored = np.array(list(stored_frames(the_stack(tmp_path).frames)))
+    assert_array_equal(stored, samples.reshape(frames, 5, 7))
+    assert_array_equal(stored.squeeze(), pydicom.dcmread(file).pixel_array)
