@@ -134,8 +134,8 @@ def test_evaluating_scores_the_held_out_images(images: Path, trained: Path):
     assert summary["dataset"]["miou"] > 0.7
     assert [problem["code"] for problem in summary["problems"]] == ["no-spacing"]
     assert "<html" in (trained / "evaluation" / "report.html").read_text()[:200].lower()
-    # Image, truth and prediction beside each other, 6 pixels apart.
-    assert Image.open(trained / "evaluation" / "pictures" / "c0.png").size == (3 * SIZE[1] + 12, SIZE[0])
+    # Image, truth and prediction beside each other, 6 pixels apart; small ones enlarged, here four times.
+    assert Image.open(trained / "evaluation" / "pictures" / "c0.png").size == (3 * 4 * SIZE[1] + 12, 4 * SIZE[0])
     # What the evaluation says is what the masks say.
     found, truth = (
         np.asarray(Image.open(path)) for path in (trained / "evaluation" / "c0.png", images.parent / "0_mask.png")

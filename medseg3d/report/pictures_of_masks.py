@@ -15,6 +15,7 @@ __all__ = ["colour_table", "in_eight_bits", "mask_panel"]
 OPACITY = 0.45
 GAP = 6  # pixels between the pictures
 SHOWN = 512  # pixels of the longest side, at most
+LEGIBLE = 256  # smaller pictures are enlarged by whole numbers up to this
 
 
 def mask_panel(
@@ -31,13 +32,15 @@ def mask_panel(
         image: (channel, row, column), of any values; one channel, or the first three as red, green and blue.
         masks: (label, row, column) each, such as the truth's and the prediction's; None leaves the place out.
 
-    >>> mask_panel(np.zeros((1, 8, 8)), [np.ones((2, 8, 8), bool), None]).shape
-    (8, 22, 3)
+    >>> mask_panel(np.zeros((1, 128, 128)), [np.ones((2, 128, 128), bool), None]).shape
+    (256, 518, 3)
     """
     factor = max(1, -(-max(image.shape[1:]) // longest_side))
+    enlarged = max(1, min(LEGIBLE, longest_side) // max(1, *image.shape[1:]))
     picture = in_eight_bits(image)[::factor, ::factor]
     shown = [picture, *(_under(picture, mask[:, ::factor, ::factor]) for mask in masks if mask is not None)]
-    gap = np.full((len(picture), GAP, 3), 255, np.uint8)
+    shown = [one.repeat(enlarged, axis=0).repeat(enlarged, axis=1) for one in shown]
+    gap = np.full((len(shown[0]), GAP, 3), 255, np.uint8)
     parts = [part for one in shown for part in (one, gap)][:-1]
     return np.concatenate(parts, axis=1)
 
