@@ -118,6 +118,7 @@ def main() -> None:
     tools = make_tools(options)
     content: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, {platform.system()}",
+        "load_average_at_start": round(os.getloadavg()[0], 1),
         "rounds": options.rounds,
         "rounds_compressed": options.rounds_compressed,
         "versions": {tool.name: tool.version for tool in tools},
@@ -313,7 +314,8 @@ def make_table(content: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
     lines = [
         f"DICOM to uncompressed NIfTI, synthetic CT of {SIZE}×{SIZE} slices, {content['machine']}; median of "
-        f"{content['rounds']} rounds ({content['rounds_compressed']} of JPEG 2000), whole process, warm. {versions}.",
+        f"{content['rounds']} rounds ({content['rounds_compressed']} of JPEG 2000), whole process, warm; "
+        f"load average at the start {content['load_average_at_start']}. {versions}.",
         "",
         "| slices | transfer syntax | tool | s | best s | medseg3d / it | CPU s | peak MB | voxels and affine |",
         "|---|---|---|---|---|---|---|---|---|",
