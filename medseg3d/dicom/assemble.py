@@ -13,6 +13,7 @@ from medseg3d.dicom.copies import drop_copies
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Frame, Header, Series, SeriesInfo, Stack
 from medseg3d.dicom.grouping import Group, group_frames
+from medseg3d.dicom.interleaving import check_interleaving
 from medseg3d.dicom.model import FileRef, SeriesGrid
 from medseg3d.dicom.ordering import distances_mm, fit_line, grid_affine_ras
 from medseg3d.dicom.spacing import check_line, check_repeats
@@ -92,7 +93,10 @@ def _place(
     if findings:
         return ordered, None, findings
     line = fit_line(np.array([f.position_mm for f in ordered]))
-    findings = list(check_line(ordered, distances, line))
+    findings = [
+        *check_line(ordered, distances, line),
+        *check_interleaving(ordered, float(np.median(np.diff(distances)))),
+    ]
     if any(f.severity == "refusal" and f.code != "gantry_tilt" for f in findings):
         return ordered, None, findings
     grid = SeriesGrid(
