@@ -7,6 +7,8 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
@@ -28,9 +30,9 @@ from medseg3d.dicom.model import FileRef
 from medseg3d.dicom.pixel_bytes import clear_hidden_bits, trim_pixel_data
 from medseg3d.dicom.profile import Options
 from medseg3d.dicom.pseudonyms import STANDARD_ROOT, Pseudonyms
-from medseg3d.errors import DicomError
+from medseg3d.errors import DicomError, OutputError
 
-__all__ = ["Outcome", "Settings", "anonymise_file", "method_codes"]
+__all__ = ["Outcome", "Settings", "anonymise_file", "method_codes", "writing_to"]
 
 PREAMBLE = bytes(128)
 HEAD_BYTES = 140  # enough to see that a file is DICOM
@@ -84,7 +86,11 @@ def method_codes(options: Options) -> tuple[tuple[str, str], ...]:
 
 
 def anonymise_file(source: FileRef, staged: Path, settings: Settings) -> Outcome:
-    """Write the anonymous copy of a file to ``staged``; never raises for what a file may hold."""
+    """Write the anonymous copy of a file to ``staged``; never raises for what a file may hold.
+
+    Raises:
+        OutputError: the copy cannot be written.
+    """
     try:
         content = _content(source)
         if not is_dicom(content[:HEAD_BYTES]):
@@ -93,18 +99,42 @@ def anonymise_file(source: FileRef, staged: Path, settings: Settings) -> Outcome
             # About values that are cleaned or kept as they are; the file is the user's, not ours to comment on.
             warnings.simplefilter("ignore")
             with config.disable_value_validation():
-                return _anonymised(source, content, staged, settings)
+                copy = _anonymised(content, settings)
     except DicomError as error:
         return Outcome(source, str(error))
     except _DAMAGED as error:
         # The message of the error may quote the file.
         return Outcome(source, f"it cannot be read or written: the file is damaged ({type(error).__name__})")
+    if copy is None:
+        return Outcome(source)
+    with writing_to(staged.parent.parent):
+        staged.write_bytes(copy.content)
+    return Outcome(source, staged=staged, target=copy.target, changes=copy.changes)
 
 
-def _anonymised(source: FileRef, content: bytes, staged: Path, settings: Settings) -> Outcome:
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """The disk's refusals as a message. It names the folder, not the file: that is one of thousands."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be written ({error.strerror or error}): choose another place, or make room."
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Copy:
+    content: bytes
+    target: Path
+    changes: Changes
+
+
+def _anonymised(content: bytes, settings: Settings) -> _Copy | None:
+    """The copy of a file's content; None of a DICOMDIR, which is no image and is left out."""
     dataset = dcmread(BytesIO(content), force=True)
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == DICOMDIR_CLASS:
-        return Outcome(source)
+        return None
     _require_fit(dataset, allow_burned_in=settings.allow_burned_in)
     syntax = _transfer_syntax(dataset)
     before = _Before.of(dataset)
@@ -117,8 +147,7 @@ def _anonymised(source: FileRef, content: bytes, staged: Path, settings: Setting
     _state_method(dataset, settings.options)
     written = _encoded(dataset, syntax)
     before.require_absent_in(written)
-    staged.write_bytes(written)
-    return Outcome(source, staged=staged, target=_target(dataset), changes=+changes)
+    return _Copy(written, _target(dataset), +changes)
 
 
 def _require_fit(dataset: Dataset, *, allow_burned_in: bool) -> None:

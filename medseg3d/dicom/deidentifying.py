@@ -20,7 +20,7 @@ from typing import Any
 from pydicom.datadict import keyword_for_tag
 from pydicom.tag import Tag
 
-from medseg3d.dicom.anonymous_file import Outcome, Settings, anonymise_file, method_codes
+from medseg3d.dicom.anonymous_file import Outcome, Settings, anonymise_file, method_codes, writing_to
 from medseg3d.dicom.clean import Changes
 from medseg3d.dicom.files import find_files
 from medseg3d.dicom.model import FileRef
@@ -113,17 +113,20 @@ def deidentify(
 
     Raises:
         UsageError: no such source; ``out`` in the source, or not empty and ``overwrite`` false; a short key.
+        OutputError: ``out`` cannot be made or written to, or the disk is full. What is there by then is whole.
     """
     source, out = Path(source), Path(out)
     settings = Settings(Pseudonyms(key), options, allow_burned_in)
     _check_folders(source, out, overwrite=overwrite)
     files = find_files(source)
-    out.mkdir(parents=True, exist_ok=True)
-    staging = Path(mkdtemp(prefix=".deidentifying-", dir=out))
+    with writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+        staging = Path(mkdtemp(prefix=".deidentifying-", dir=out))
     tally = _Tally(out)
     try:
         for done, outcome in enumerate(_outcomes(files, staging, settings, workers), start=1):
-            tally.add(outcome)
+            with writing_to(out):
+                tally.add(outcome)
             if on_file is not None:
                 on_file(done, len(files))
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -43,7 +44,7 @@ from medseg3d.dicom.orient import to_series_grid
 from medseg3d.dicom.profile import Options, action_of
 from medseg3d.dicom.pseudonyms import Pseudonyms, read_key
 from medseg3d.dicom.rtstruct_write import write_rtstruct
-from medseg3d.errors import UsageError
+from medseg3d.errors import OutputError, UsageError
 from medseg3d.phantom import make_case
 from medseg3d.phantom.dicom import Patient, write_ct_series
 
@@ -650,6 +651,21 @@ def test_damaged_files_are_refused_or_clean(study: Path, tmp_path: Path, data: s
 # --- Folders and the report -------------------------------------------------------------------------------------------
 
 
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run_command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["medseg3d", "dicom", "deidentify", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    return run_command
+
+
 def test_folders_that_would_mix_originals_and_copies(study: Path, tmp_path: Path):
     for out in (study, study / "inside", study.parent):
         with pytest.raises(UsageError, match="lie one in the other"):
@@ -675,6 +691,26 @@ def test_copies_of_a_file_are_left_out_and_others_of_its_uid_numbered(study: Pat
     uid = NAMES.uid(ROOT + "4.0")
     assert [path.name for path in result.written] == [f"{uid}.dcm", f"{uid}_2.dcm"]
     assert result.duplicates == 1
+
+
+def test_a_place_that_cannot_be_written_to_is_named(command: Run, study: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    status, _, error = command(study, tmp_path / "file" / "out", "--key", KEY.decode())
+    assert status == 1
+    assert f"error: {tmp_path / 'file' / 'out'}: cannot be written (Not a directory): choose another place" in error
+    one, report = study / "CT" / "Mustermann_0", tmp_path / "file" / "report.json"
+    status, _, error = command(one, tmp_path / "out", "--key", KEY.decode(), "--report", report)
+    assert (status, f"error: {report}: cannot be written (File exists)" in error) == (1, True)
+
+
+def test_a_full_disk_ends_the_run_and_blames_no_file(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"out: cannot be written \(No space left on device\)"):
+        run(study / "CT", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_archives_are_read_too(study: Path, tmp_path: Path):
@@ -723,21 +759,6 @@ def test_the_report_says_what_was_done_and_names_nobody(study: Path, tmp_path: P
     assert report["private_attributes"]["removed"] == 32  # the creator and the element, in 16 slices
     text = json.dumps(report).lower()
     assert not [secret for secret in (*SECRETS, *DATES, ROOT) if secret.lower() in text]
-
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run_command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medseg3d", "dicom", "deidentify", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        output = capsys.readouterr()
-        return int(ended.value.code or 0), output.out, output.err
-
-    return run_command
 
 
 def test_the_command_writes_files_and_report(command: Run, study: Path, tmp_path: Path):
