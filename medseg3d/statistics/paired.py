@@ -29,6 +29,7 @@ class PairedTest:
         patients: Patients they are of.
         undefined: Cases left out because one or both values are NaN.
         infinite: Cases of ``n`` with an infinite value on either side.
+        infinite_a, infinite_b: Those in which a's, and b's, is infinite.
         mean_a, mean_b, difference: NaN where a value is infinite.
         interval: Of the mean difference over cases, by bootstrap over patients; None as ``difference`` is NaN.
         median_difference: An infinite difference ranks first or last; two infinite values do not differ.
@@ -43,6 +44,8 @@ class PairedTest:
     patients: int
     undefined: int
     infinite: int
+    infinite_a: int
+    infinite_b: int
     mean_a: float
     mean_b: float
     difference: float
@@ -69,8 +72,9 @@ def paired_test(
 
     Several cases of a patient are averaged before the Wilcoxon test, which takes its pairs for independent; infinite
     differences are the greatest ones there. Differences of zero are ranked and then left out of the sums (Pratt 1959),
-    so that many equal cases do not make the few others look certain; p-values are exact up to 50 patients where no
-    differences tie, and by the normal approximation otherwise (scipy's choice).
+    so that many equal cases do not make the few others look certain. How the p-value is computed is scipy's choice
+    (``method="auto"``): exactly up to 50 patients where no differences tie and none is zero, by all permutations of
+    signs up to 13 otherwise, and by the normal approximation beyond.
 
     >>> test = paired_test([0.9, 0.8, 0.7, 0.9, 0.8, 0.6], [0.8, 0.6, 0.4, 0.5, 0.3, 0.0], list("abcdef"))
     >>> round(test.difference, 3), test.p, test.greater_a
@@ -90,6 +94,8 @@ def paired_test(
         patients=clusters.size,
         undefined=left_out,
         infinite=int(infinite.sum()),
+        infinite_a=int(np.isinf(first).sum()),
+        infinite_b=int(np.isinf(second).sum()),
         mean_a=float(first.mean()) if averaged else float("nan"),
         mean_b=float(second.mean()) if averaged else float("nan"),
         difference=float(difference.mean()) if averaged else float("nan"),
