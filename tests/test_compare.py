@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from scipy import stats
 from typer.testing import CliRunner
 
 from medseg3d.cli import app
+from medseg3d.cli.compare import pair_table
 from medseg3d.errors import UsageError
-from medseg3d.evaluation import compare_runs
+from medseg3d.evaluation import compare_runs, comparison
 from medseg3d.evaluation.files import write_table
 from medseg3d.evaluation.tables import METRICS
 from medseg3d.statistics import holm
@@ -23,7 +26,9 @@ from medseg3d.statistics import holm
 INF, NAN = math.inf, math.nan
 
 
-def folder(path: Path, dice: dict[str, list[float]], *, patients=None, first=0, tolerance=2.0, **metrics) -> Path:
+def folder(
+    path: Path, dice: dict[str, list[float]], *, patients=None, first=0, tolerance=2.0, lesion_overlap=None, **metrics
+) -> Path:
     """An evaluation folder whose Dice is given by label, of cases c<first>, c<first + 1>, …."""
     path.mkdir()
     rows = []
@@ -38,6 +43,7 @@ def folder(path: Path, dice: dict[str, list[float]], *, patients=None, first=0, 
             )
     write_table(path / "cases.csv", pd.DataFrame(rows))
     summary = {"schema": "medseg3d.evaluation/1", "name": path.name, "tolerance_mm": dict.fromkeys(dice, tolerance)}
+    summary["provenance"] = {"settings": {"lesion_overlap_iou": lesion_overlap}}
     (path / "summary.json").write_text(json.dumps(summary))
     return path
 
@@ -63,9 +69,9 @@ def two(tmp_path) -> list[Path]:
 
 
 def test_the_pairs_and_their_files(two, tmp_path):
-    comparison = compare_runs(two, output_dir=tmp_path / "out")
+    found = compare_runs(two, output_dir=tmp_path / "out")
     content = strict(tmp_path / "out" / "comparison.json")
-    assert content == json.loads(json.dumps(comparison.content))
+    assert content == json.loads(json.dumps(found.content))
     assert (content["methods"], content["cases"], content["patients"]) == (["A", "B"], 20, 20)
     a, b = (pd.read_csv(path / "cases.csv") for path in two)
     liver = only(content, label="liver", metric="dice")
@@ -100,6 +106,55 @@ def test_a_lower_distance_wins_and_a_miss_is_the_worst(tmp_path):
     assert content["ranking"]["hd95_mm"]["mean_rank"] == {"A": 1.0, "B": 2.0}
     row = next(r for r in content["cases_table"] if r["metric"] == "hd95_mm" and r["case"] == "c6")
     assert (row["values"], row["infinite"]) == ({"A": 7.0, "B": None}, ["B"])
+
+
+def test_the_sides_of_infinite_intervals_are_kept(tmp_path):
+    """B misses 4 of 10: a third of the draws have five misses or more, so that the interval reaches to -infinity."""
+    dice = {"liver": [0.9] * 10}
+    a = folder(tmp_path / "A", dice, hd95_mm=[1.0 + i for i in range(10)])
+    b = folder(tmp_path / "B", dice, hd95_mm=[3.0 + i for i in range(6)] + [INF] * 4)
+    content = compare_runs([a, b], output_dir=tmp_path / "out", metric="hd95_mm").content
+    pair = only(content, metric="hd95_mm")
+    assert (pair["infinite_a"], pair["infinite_b"]) == (0, 4)
+    assert (pair["median_difference"], pair["median_difference_infinite"]) == (-2.0, None)
+    assert (pair["median_interval"], pair["median_interval_infinite"]) == ([None, -2.0], ["-inf", None])
+    row = pd.read_csv(tmp_path / "out" / "comparison.csv").query("metric == 'hd95_mm'").iloc[0]
+    assert (row.median_interval_low, row.median_interval_high) == (-INF, -2.0)
+    swapped = only(compare_runs([b, a], output_dir=tmp_path / "out", metric="hd95_mm").content, metric="hd95_mm")
+    assert swapped["median_interval_infinite"] == [None, "inf"]
+    result = CliRunner().invoke(app, ["compare", str(a), str(b), "--out", str(tmp_path / "out"), "--metric", "hd95_mm"])
+    assert "median -2.000 (-∞ to -2.000)" in result.stdout
+    assert "infinite for B in 4 of 10 (liver)" in result.stdout
+
+
+def test_labels_that_only_one_has_are_named(tmp_path):
+    a = folder(tmp_path / "A", {"liver": [0.5] * 6, "cyst": [0.5] * 6})
+    b = folder(tmp_path / "B", {"liver": [0.6] * 6})
+    content = compare_runs([a, b], output_dir=tmp_path / "out").content
+    assert content["left_out_labels"] == {"A": ["cyst"], "B": []}
+    result = CliRunner().invoke(app, ["compare", str(a), str(b), "--out", str(tmp_path / "out")])
+    assert "Labels only in A and some others: left out (cyst)." in result.stdout
+
+
+def test_a_comparison_that_stops_leaves_none_of_an_earlier_one(two, tmp_path, monkeypatch):
+    compare_runs(two, output_dir=tmp_path / "out")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compare_runs(two, output_dir=tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["comparison.csv"]
+
+
+def test_the_table_is_whole_at_80_columns(two, tmp_path):
+    content = compare_runs(two, output_dir=tmp_path / "out", names=["nnunet", "unet_3d"]).content
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(pair_table(content))
+    text = console.export_text()
+    assert "…" not in text
+    assert "nnunet" in text and "< 0.001 *" in text
 
 
 def test_only_shared_cases_count_and_the_others_are_named(tmp_path):
@@ -145,6 +200,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     refused(folder(tmp_path / "D", {"liver": [0.5, 0.5]}, patients=["q", "q"]), "other patients for the same cases")
     other = folder(tmp_path / "E", {"liver": [0.5, 0.5]}, reference_ml=[5.0, 6.5])
     refused(other, r"against other references: liver of c1 has 6.000 and 6.500 ml \(1 rows differ\)")
+    overlap = folder(tmp_path / "G", {"liver": [0.5, 0.5]}, lesion_overlap=0.5)
+    with pytest.raises(UsageError, match=r"IoU of 0.1 in H and of 0.5 in G: evaluate both with the same --lesion-ov"):
+        compare_runs([folder(tmp_path / "H", {"liver": [0.5, 0.5]}, lesion_overlap=0.1), overlap], output_dir=tmp_path)
+    compare_runs([good, overlap], output_dir=tmp_path / "fine")  # one without lesions: they are not compared
     refused(good, "Methods are called A, A")
     refused(good, "2 folders: give one each", names=["x"])
     refused(folder(tmp_path / "F", {"liver": [0.5, 0.5]}), "--metric taste: not in all folders", metric="taste")

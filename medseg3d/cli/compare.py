@@ -58,19 +58,18 @@ def compare(
         resamples=resamples,
     )
     content = comparison.content
-    console.print(_pair_table(content))
-    for name, cases in content["left_out"].items():
-        if cases:
-            console.print(f"[yellow]{len(cases)} cases are only in {escape(name)} and some others: left out.[/]")
-    console.print(
-        f"{content['cases']} cases of {content['patients']} patients compared. Report: {escape(str(comparison.report))}"
-    )
+    console.print(pair_table(content))
+    for line in _remarks(content):
+        console.print(f"[yellow]{escape(line)}[/]")
+    console.print(f"{_scope(content)} compared. Report: {escape(str(comparison.report))}")
 
 
-def _pair_table(content: Mapping[str, Any]) -> Table:
+def pair_table(content: Mapping[str, Any]) -> Table:
+    """A row a label and pair of methods, of the metric that comes first."""
     metric = content["metric"]
-    table = Table("a", "b", "label", "n", title=f"{metric}: a minus b", title_justify="left")
-    for heading in ("mean a", "mean b", "difference (95 %)", "p (Holm)", "better in a / equal / b"):
+    table = Table("a", "b", "label", "n", title=f"{metric}: a minus b, {100 * content['level']:g} % intervals",
+                  title_justify="left", padding=(0, 0), pad_edge=False)  # fmt: skip
+    for heading in ("mean a", "mean b", "a - b", "p (Holm)", "wins a / tie / b"):
         table.add_column(heading, justify="right")
     for pair in content["pairs"]:
         if pair["metric"] == metric:
@@ -82,15 +81,38 @@ def _pair_table(content: Mapping[str, Any]) -> Table:
 
 def _difference(pair: Mapping[str, Any]) -> str:
     """The mean difference; where distances are infinite, the median."""
-    if pair["difference"] is None:
-        value, interval, text = pair["median_difference"], pair["median_interval"], "median "
-    else:
-        value, interval, text = pair["difference"], pair["interval"], ""
-    text += _number(value, sign=True)
-    if interval is None:
+    from medseg3d.report.pairs import shown_difference
+
+    shown = shown_difference(pair)
+    text = ("median " if shown.kind == "median" else "") + _number(shown.value, sign=True)
+    if shown.bounds is None:
         return text
-    low, high = ("∞" if bound is None else _number(bound, sign=True) for bound in interval)
+    low, high = (_number(bound, sign=True) for bound in shown.bounds)
     return f"{text} ({low} to {high})"
+
+
+def _remarks(content: Mapping[str, Any]) -> list[str]:
+    """What the table does not show: infinite values, cases and labels that were left out."""
+    from medseg3d.report.pairs import infinite_counts
+
+    lines = []
+    shown = [pair for pair in content["pairs"] if pair["metric"] == content["metric"]]
+    for name, of_label in infinite_counts(shown).items():
+        counts = ", ".join(f"{n} of {total} ({label})" for label, (n, total) in of_label.items())
+        lines.append(f"{content['metric']} is infinite for {name} in {counts}: only one side has the structure.")
+    for name, cases in content["left_out"].items():
+        if cases:
+            lines.append(f"Cases only in {name} and some others: left out ({len(cases)}).")
+    for name, labels in content["left_out_labels"].items():
+        if labels:
+            lines.append(f"Labels only in {name} and some others: left out ({', '.join(labels)}).")
+    return lines
+
+
+def _scope(content: Mapping[str, Any]) -> str:
+    from medseg3d.report.words import count
+
+    return f"{count(content['cases'], 'case')} of {count(content['patients'], 'patient')}"
 
 
 def _p(pair: Mapping[str, Any]) -> str:
@@ -102,4 +124,4 @@ def _p(pair: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None, *, sign: bool = False) -> str:
-    return "–" if value is None else f"{value:{'+' if sign else ''}.3f}"
+    return "–" if value is None else f"{value:{'+' if sign else ''}.3f}".replace("inf", "∞")

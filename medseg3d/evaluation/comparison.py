@@ -88,10 +88,10 @@ def compare_runs(
 
     Raises:
         UsageError: fewer than two folders, one that is none, two methods of one name, no case or label in common,
-            other references or tolerances, or a metric that is not there.
+            other references, tolerances or overlaps of lesions, or a metric that is not there.
     """
     methods = _methods(folders, names)
-    values, left_out = _common(methods)
+    values, left_out, left_out_labels = _common(methods)
     metrics = [m for m in (*HIGHER, *LOWER) if all((m, method.name) in values.columns for method in methods)]
     if metric not in metrics:
         raise UsageError(f"--metric {metric}: not in all folders; there are {', '.join(metrics)}.")
@@ -105,6 +105,7 @@ def compare_runs(
         "cases": int(values.index.get_level_values("case").nunique()),
         "patients": int(values.index.get_level_values("patient").nunique()),
         "left_out": left_out,
+        "left_out_labels": left_out_labels,
         "metric": metric,
         "metrics": {m: "higher" if m in HIGHER else "lower" for m in metrics},
         "level": level,
@@ -117,6 +118,8 @@ def compare_runs(
         "cases_table": [row for m in metrics for row in _case_rows(values[m], m, methods)],
         "provenance": versions() | {"time": datetime.now(UTC).isoformat(timespec="seconds")},
     }
+    for name in ("report.html", "comparison.json"):  # of an earlier comparison: they would pass for this one's
+        (output_dir / name).unlink(missing_ok=True)
     write_table(output_dir / "comparison.csv", _pair_table(pairs))
     write_json(output_dir / "comparison.json", content)
     return Comparison(content, output_dir, _write_report(output_dir))
@@ -138,6 +141,7 @@ def _methods(folders: Sequence[Path], names: Sequence[str]) -> list[_Method]:
     tables = [_with_absolute_volumes(read_cases(folder)) for folder in folders]
     methods = [_Method(*parts) for parts in zip(called, folders, tables, summaries, strict=True)]
     _require_same_tolerances(methods)
+    _require_same_overlap(methods)
     return methods
 
 
@@ -169,8 +173,20 @@ def _require_same_tolerances(methods: Sequence[_Method]) -> None:
             )
 
 
-def _common(methods: Sequence[_Method]) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """Values by (case, patient, label) and (metric, method) of the rows that all have; and the cases left out."""
+def _require_same_overlap(methods: Sequence[_Method]) -> None:
+    """The same IoU makes a lesion found; a method that was not scored lesion by lesion has none."""
+    found = {}
+    for method in methods:
+        settings = (method.summary.get("provenance") or {}).get("settings") or {}
+        if settings.get("lesion_overlap_iou") is not None:
+            found[method.name] = settings["lesion_overlap_iou"]
+    if len(set(found.values())) > 1:
+        listed = " and ".join(f"of {overlap} in {name}" for name, overlap in found.items())
+        raise UsageError(f"Lesions were matched from an IoU {listed}: evaluate both with the same --lesion-overlap.")
+
+
+def _common(methods: Sequence[_Method]) -> tuple[pd.DataFrame, dict[str, list[str]], dict[str, list[str]]]:
+    """Values by (case, patient, label) and (metric, method) of the rows that all have; cases and labels left out."""
     keys = ["case", "label"]
     indexed = [method.table.set_index(keys) for method in methods]
     shared = indexed[0].index
@@ -185,6 +201,8 @@ def _common(methods: Sequence[_Method]) -> tuple[pd.DataFrame, dict[str, list[st
         )
     cases = set(shared.get_level_values("case"))
     left_out = {method.name: sorted(set(method.table.case) - cases) for method in methods}
+    labels = set(shared.get_level_values("label"))
+    left_out_labels = {method.name: sorted(set(method.table.label) - labels) for method in methods}
     parts = {method.name: table.loc[shared] for method, table in zip(methods, indexed, strict=True)}
     _require_same_references(parts)
     metrics = [m for m in (*HIGHER, *LOWER) if all(m in part.columns for part in parts.values())]
@@ -194,7 +212,7 @@ def _common(methods: Sequence[_Method]) -> tuple[pd.DataFrame, dict[str, list[st
         [shared.get_level_values("case"), patients.to_numpy(), shared.get_level_values("label")],
         names=["case", "patient", "label"],
     )
-    return values, left_out
+    return values, left_out, left_out_labels
 
 
 def _require_same_references(parts: Mapping[str, pd.DataFrame]) -> None:
@@ -246,7 +264,9 @@ def _test_json(test: PairedTest, metric: str) -> dict[str, Any]:
     wins = (test.greater_a, test.greater_b) if metric in HIGHER else (test.greater_b, test.greater_a)
     return content | {
         "interval": _bounds(test.interval),
+        "median_difference_infinite": _infinite(test.median_difference),
         "median_interval": _bounds(test.median_interval),
+        "median_interval_infinite": test.median_interval and [_infinite(bound) for bound in test.median_interval],
         "wilcoxon_p": json_number(test.p),
         "wins_a": wins[0],
         "ties": test.ties,
@@ -257,6 +277,11 @@ def _test_json(test: PairedTest, metric: str) -> dict[str, Any]:
 
 def _bounds(interval: tuple[float, float] | None) -> list[float | None] | None:
     return None if interval is None else [json_number(bound) for bound in interval]
+
+
+def _infinite(value: float) -> str | None:
+    """What JSON's null stands for: ``inf`` or ``-inf``; None for a finite value, and for none."""
+    return str(value) if math.isinf(value) else None
 
 
 def _ranking(values: pd.DataFrame, metric: str, methods: Sequence[_Method], resamples: int) -> dict[str, Any]:
@@ -286,13 +311,17 @@ def _case_rows(values: pd.DataFrame, metric: str, methods: Sequence[_Method]) ->
 
 
 def _pair_table(pairs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """``comparison.csv``: the pairs with intervals in two columns each."""
+    """``comparison.csv``: the pairs with intervals in two columns each; CSV can hold what is infinite."""
     rows = []
     for pair in pairs:
         row = dict(pair)
+        if infinite := row.pop("median_difference_infinite"):
+            row["median_difference"] = float(infinite)
+        signs = row.pop("median_interval_infinite") or (None, None)
         for key in ("interval", "median_interval"):
             low, high = row.pop(key) or (None, None)
             row |= {f"{key}_low": low, f"{key}_high": high}
+        row |= {f"median_interval_{end}": float(sign) for end, sign in zip(("low", "high"), signs, strict=True) if sign}
         rows.append(row)
     return pd.DataFrame(rows)
 
