@@ -93,10 +93,8 @@ def _place(
     if findings:
         return ordered, None, findings
     line = fit_line(np.array([f.position_mm for f in ordered]))
-    findings = [
-        *check_line(ordered, distances, line),
-        *check_interleaving(ordered, float(np.median(np.diff(distances)))),
-    ]
+    usual_mm = float(np.median(np.diff(distances)))
+    findings = [*check_line(ordered, distances, line), *check_interleaving(ordered, usual_mm)]
     if any(f.severity == "refusal" and f.code != "gantry_tilt" for f in findings):
         return ordered, None, findings
     grid = SeriesGrid(

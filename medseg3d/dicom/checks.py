@@ -191,6 +191,10 @@ def _remarks(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Fin
     if not all(h.frame_of_reference_uid for h in headers):
         yield Finding("missing_tag", "note", "FrameOfReferenceUID is absent: the volume cannot be matched with other "
                       "series by position.")  # fmt: skip
+    if any(f.gradient is None and "gradient" in f.traits for f in frames):
+        yield Finding("gradient_axes", "warning", "The diffusion direction (GE's 0019,10BB to 0019,10BD) is given in "
+                      "the scanner's own axes: it tells volumes apart, but no gradient table is written.",
+                      "Take the gradient table from the scanner or from a converter that rotates it.")  # fmt: skip
     yield from _detector_spacing(frames, headers)
 
 

@@ -51,10 +51,13 @@ def common_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
 
 
 def diffusion_of(stacks: Sequence[Stack]) -> tuple[list[float], NDArray[np.float64]] | None:
-    """b-values (s/mm²) and directions in LPS, shape (n, 3), of diffusion volumes; None where one lacks its b-value.
+    """b-values (s/mm²) and directions in LPS, shape (n, 3), of diffusion volumes; None where one is not known.
 
-    A volume without direction, as one without weighting or a trace image has none, gets zeros.
+    A volume without direction, as one without weighting or a trace image has none, gets zeros; not one whose direction
+    is given in the scanner's own axes.
     """
+    if any(frame.gradient is None and "gradient" in frame.traits for stack in stacks for frame in stack.frames):
+        return None
     b_values = [_single({frame.b_value for frame in stack.frames}) for stack in stacks]
     known = [b for b in b_values if b is not None]
     if len(known) < len(stacks) or not any(known):

@@ -56,7 +56,8 @@ def check_repeats(frames: Sequence[Frame], distances: Vectors) -> Iterator[Findi
             "duplicate_position",
             "refusal",
             f"{len(repeated)} of {len(counts)} positions hold more than one slice (up to {repeated[worst]}, "
-            f"at {at_mm:.2f} mm along the normal), and nothing in the headers tells them apart.",
+            f"at {at_mm:.2f} mm along the normal), and no attribute that is known here (echo, time, b-value, "
+            "acquisition, …) tells them apart.",
             "Keep one slice a position, or separate the repeats into series of their own.",
         )
 

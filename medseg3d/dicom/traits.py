@@ -38,12 +38,15 @@ _UNWEIGHTED = 1e-6
 def frame_traits(
     ds: Dataset, own: Dataset, shared: Dataset, frame: int | None
 ) -> tuple[dict[str, Any], float | None, Vector | None]:
-    """Traits of one frame, its b-value and its gradient direction (LPS).
+    """Traits of one frame, its b-value and its gradient direction in LPS.
+
+    The trait ``gradient`` may be in other axes: then it tells volumes apart, and the direction in LPS is None.
 
     ``own`` and ``shared`` are the functional groups of a multi-frame image; empty, with ``frame`` None, otherwise.
     """
     lookup = _lookup(ds, own, shared)
     b_value, gradient = _diffusion(lookup, ds, own, shared)
+    scanner_gradient = _ge_gradient(ds) if gradient is None and b_value else None
     content = first(own, "FrameContentSequence")
     traits: dict[str, Any] = {
         "stack": text(content, "StackID"),
@@ -53,7 +56,7 @@ def frame_traits(
         "inversion": lookup("MRModifierSequence", lambda d: numbers(d, "InversionTimes") or number(d, "InversionTime")),
         "flip": lookup("MRTimingAndRelatedParametersSequence", lambda d: number(d, "FlipAngle")),
         "b_value": b_value,
-        "gradient": gradient,
+        "gradient": gradient or scanner_gradient,
         "time": integer(content, "TemporalPositionIndex") or integer(ds, "TemporalPositionIdentifier"),
         "phase": _phase(lookup, ds),
         "acquisition": integer(content, "FrameAcquisitionNumber")
@@ -167,10 +170,20 @@ def _private_diffusion(ds: Dataset) -> tuple[float | None, tuple[float, ...] | N
         known = all(d is not None for d in directions)
         return number(ds, 0x20011003, vr="FL"), tuple(d for d in directions if d is not None) if known else None
     if is_block_of(ds, 0x00431039, "GEMS_PARM_01"):
-        # The first of four numbers; above 1e9 it carries a flag. Directions are in the scanner's own axes: left out.
+        # The first of four numbers; above 1e9 it carries a flag.
         b_value = number(ds, 0x00431039, vr="IS")
         return (None if b_value is None else b_value % 1_000_000_000), None
     return None, None
+
+
+def _ge_gradient(ds: Dataset) -> Vector | None:
+    """GE's gradient direction: along the axes of phase, frequency and slice, not the patient's."""
+    if not is_block_of(ds, 0x001910BB, "GEMS_ACQU_01"):
+        return None
+    x, y, z = (number(ds, tag, vr="DS") for tag in (0x001910BB, 0x001910BC, 0x001910BD))
+    if x is None or y is None or z is None or not any((x, y, z)):
+        return None
+    return round(x, 6), round(y, 6), round(z, 6)
 
 
 def _dimensions(ds: Dataset, content: Dataset) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate
 from synthetic_series import SyntheticSeries, codes
 
 from medseg3d.dicom import Series, read_stack, scan
-from medseg3d.dicom.fourd import seconds_between
+from medseg3d.dicom.fourd import diffusion_of, seconds_between
 from medseg3d.errors import DicomError
 
 
@@ -389,3 +389,30 @@ def test_the_repetition_time_is_the_step_only_where_the_clock_agrees(
     stacks = only_series(tmp_path).stacks
     assert list(contents(only_series(tmp_path)).values()) == [0, 1, 2, 3]
     assert seconds_between(stacks) == (seconds if seconds is None else pytest.approx(seconds))
+
+
+def ge_diffusion(folder: Path, *, b_value: str = "1000000800") -> None:
+    """One image without weighting and three directions, in GE's private attributes alone."""
+    for n, direction in enumerate([(0, 0, 0), (1, 0, 0), (0, 0.6, 0.8), (0, 1, 0)]):
+
+        def edit(ds: Dataset, k: int, *, n: int = n, direction: Any = direction) -> None:
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            ds.Manufacturer, ds.InstanceNumber = "GE MEDICAL SYSTEMS", 10 * n + k
+            ds.PixelData = np.full((5, 7), n, np.uint16).tobytes()
+            b = b_value if any(direction) else "0"
+            ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", [b, 8, 0, 0])
+            block = ds.private_block(0x0019, "GEMS_ACQU_01", create=True)
+            for element, value in zip((0xBB, 0xBC, 0xBD), direction, strict=True):
+                block.add_new(element, "DS", str(value))
+
+        SyntheticSeries(series_uid="1.2.3.4", study_uid="1.2.3", reference_uid="1.2").write(folder / str(n), edit)
+
+
+def test_ges_directions_tell_volumes_apart_and_make_no_gradient_table(tmp_path: Path) -> None:
+    ge_diffusion(tmp_path)
+    series = only_series(tmp_path)
+    assert contents(series) == {"b0": 0, "b800_d01": 1, "b800_d02": 2, "b800_d03": 3}
+    assert [s.frames[0].gradient for s in series.stacks] == [None] * 4
+    assert diffusion_of(series.stacks) is None
+    assert [[f.code for f in s.findings] for s in series.stacks] == [[], *[["gradient_axes"]] * 3]
+    assert "in the scanner's own axes" in series.stacks[1].findings[0].message
