@@ -180,10 +180,6 @@ def _remarks(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator[Fin
     if burned:
         yield Finding("burned_in_annotation", "warning", f"{burned} of {len(headers)} files have text burned into the "
                       "pixels, perhaps the patient's name.", "Look at the images before they are shared.")  # fmt: skip
-    inverted = sum(f.layout.photometric == "MONOCHROME1" for f in frames)
-    if inverted:
-        yield Finding("monochrome1", "note", f"{inverted} of {len(frames)} slices are meant to be shown with low "
-                      "values bright (MONOCHROME1); the values are as they are.")  # fmt: skip
     padding = sorted({h.padding for h in headers if h.padding is not None})
     if padding:
         yield Finding("padding", "note", "Voxels outside the field of view hold the stored value "

@@ -16,7 +16,8 @@ __all__ = ["drop_copies"]
 def drop_copies(headers: Sequence[Header]) -> tuple[list[Header], list[Finding]]:
     """One header an instance, and a finding where there were more.
 
-    Copies whose pixels or geometry differ are all kept, and the series is refused: nobody knows which is right.
+    Copies whose pixels, geometry or patient differ are all kept, and the series is refused: nobody knows which is
+    right.
     """
     by_instance: dict[str, list[Header]] = defaultdict(list)
     for header in sorted(headers, key=lambda h: h.file):
@@ -54,4 +55,4 @@ def _identity(header: Header, opener: Opener) -> tuple[object, ...]:
         stream.seek(layout.offset if layout else 0)
         digest = sha256(stream.read()).hexdigest()
     geometry = [(f.position_mm, f.row, f.column, f.spacing_mm, f.slope, f.intercept) for f in header.frames]
-    return (header.series_uid, header.transfer_syntax, tuple(geometry), digest)
+    return (header.series_uid, header.patient_id, header.transfer_syntax, tuple(geometry), digest)

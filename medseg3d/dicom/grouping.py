@@ -16,7 +16,7 @@ from itertools import groupby
 import numpy as np
 
 from medseg3d.dicom.frames import Frame
-from medseg3d.dicom.ordering import distances_mm, position_ids
+from medseg3d.dicom.ordering import distances_mm, duplicate_tolerance_mm, position_ids
 from medseg3d.dicom.traits import NUMBERED, RANKED, TRAITS, WITHOUT_ORDER, trait_label
 
 __all__ = ["ORIENTATION_TOLERANCE", "SPACING_TOLERANCE", "Group", "geometry_differences", "group_frames"]
@@ -116,7 +116,7 @@ def _split_repeats(frames: list[Frame]) -> list[_Split]:
     unsplit: list[_Split] = [((), frames, "")]
     if any(f.position_mm is None or f.row is None or f.column is None for f in frames):
         return unsplit
-    ids = position_ids(distances_mm(frames))
+    ids = position_ids(distances_mm(frames), duplicate_tolerance_mm(frames[0]))
     repeats = Counter(ids.tolist())
     most = max(repeats.values())
     if most == 1 or len(repeats) == 1:

@@ -11,10 +11,21 @@ from numpy.typing import NDArray
 from medseg3d.dicom.frames import Frame
 from medseg3d.geometry import Affine, lps_to_ras
 
-__all__ = ["DUPLICATE_TOLERANCE_MM", "Line", "distances_mm", "fit_line", "grid_affine_ras", "normal", "position_ids"]
+__all__ = [
+    "DUPLICATE_TOLERANCE_MM",
+    "Line",
+    "distances_mm",
+    "duplicate_tolerance_mm",
+    "fit_line",
+    "grid_affine_ras",
+    "normal",
+    "position_ids",
+]
 
-# Two slices nearer than this are at one position. Positions are written to 0.01 mm or finer, and no slices are thinner.
+# Two slices nearer than this are at one position: positions are written to 0.01 mm or finer. Under a microscope slices
+# are thinner; there, a tenth of a pixel counts.
 DUPLICATE_TOLERANCE_MM = 0.01
+DUPLICATE_TOLERANCE_PIXELS = 0.1
 
 Vectors = NDArray[np.float64]
 
@@ -46,16 +57,23 @@ def distances_mm(frames: Sequence[Frame]) -> Vectors:
     return np.array([f.position_mm for f in frames], dtype=float) @ normal(frames[0])
 
 
-def position_ids(distances: Vectors) -> NDArray[np.intp]:
-    """The rank of each frame's position; frames nearer than ``DUPLICATE_TOLERANCE_MM`` share one.
+def duplicate_tolerance_mm(frame: Frame) -> float:
+    """How near slices of this pixel spacing lie that are at one position."""
+    if frame.spacing_mm is None:
+        return DUPLICATE_TOLERANCE_MM
+    return min(DUPLICATE_TOLERANCE_MM, DUPLICATE_TOLERANCE_PIXELS * min(map(abs, frame.spacing_mm)))
 
-    >>> position_ids(np.array([5.0, 0.0, 5.001])).tolist()
+
+def position_ids(distances: Vectors, tolerance_mm: float) -> NDArray[np.intp]:
+    """The rank of each frame's position; frames nearer than the tolerance share one.
+
+    >>> position_ids(np.array([5.0, 0.0, 5.001]), 0.01).tolist()
     [1, 0, 1]
     """
     order = np.argsort(distances, kind="stable")
     steps = np.diff(distances[order], prepend=distances[order[0]])
     ids = np.empty(len(distances), dtype=np.intp)
-    ids[order] = np.cumsum(steps > DUPLICATE_TOLERANCE_MM)
+    ids[order] = np.cumsum(steps > tolerance_mm)
     return ids
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Frame
-from medseg3d.dicom.ordering import Line, Vectors, normal, position_ids
+from medseg3d.dicom.ordering import Line, Vectors, duplicate_tolerance_mm, normal, position_ids
 
 __all__ = [
     "EVENNESS_FRACTION",
@@ -47,11 +47,12 @@ def evenness_tolerance_mm(spacing_mm: float) -> float:
 
 def check_repeats(frames: Sequence[Frame], distances: Vectors) -> Iterator[Finding]:
     """Repeated positions, given the distances of the frames along the normal, in ascending order."""
-    counts = Counter(position_ids(distances).tolist())
+    ids = position_ids(distances, duplicate_tolerance_mm(frames[0]))
+    counts = Counter(ids.tolist())
     repeated = {position: n for position, n in counts.items() if n > 1}
     if repeated:
         worst = max(repeated, key=lambda p: repeated[p])
-        at_mm = distances[int(np.argmax(position_ids(distances) == worst))]
+        at_mm = distances[int(np.argmax(ids == worst))]
         yield Finding(
             "duplicate_position",
             "refusal",

@@ -25,6 +25,7 @@ def check_values(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterator
         yield Finding("modality_lut", "refusal", "Values go through a Modality LUT, which is not applied here.",
                       "Export the series with RescaleSlope and RescaleIntercept.")  # fmt: skip
     yield from _units(headers)
+    yield from _polarity(frames)
     yield from _unusable(frames)
     yield from _absent(frames, headers)
     yield from _impossible(frames)
@@ -35,6 +36,16 @@ def _units(headers: Sequence[Header]) -> Iterator[Finding]:
     units = {h.unit or "none" for h in headers}
     if len(units) > 1:
         yield Finding("mixed_units", "refusal", f"Slices are in different units: {', '.join(sorted(units))}.", _EXPORT)
+
+
+def _polarity(frames: Sequence[Frame]) -> Iterator[Finding]:
+    inverted = sum(f.layout.photometric == "MONOCHROME1" for f in frames)
+    if inverted == len(frames):
+        yield Finding("monochrome1", "note", f"{inverted} of {len(frames)} slices are meant to be shown with low "
+                      "values bright (MONOCHROME1); the values are as they are.")  # fmt: skip
+    elif inverted:
+        yield Finding("mixed_photometric", "refusal", f"{inverted} of {len(frames)} slices are MONOCHROME1 (low values "
+                      "bright), the others are not: the same tissue may have opposite values.", _EXPORT)  # fmt: skip
 
 
 def _unusable(frames: Sequence[Frame]) -> Iterator[Finding]:

@@ -298,3 +298,35 @@ def test_patients_without_an_id_are_told_apart_by_their_study(tmp_path: Path) ->
     for n in range(2):
         SyntheticSeries().write(tmp_path / str(n), put(PatientID=""))
     assert len({series.patient for series in scan(tmp_path).series}) == 2
+
+
+@pytest.mark.parametrize("step_mm", [0.009, 0.0005])
+def test_slices_of_a_microscope_are_no_repeats(tmp_path: Path, step_mm: float) -> None:
+    truth = SyntheticSeries(slices=8, step_mm=step_mm, spacing_mm=(step_mm, step_mm), origin_mm=(1.0, 2.0, 3.0))
+    stack = found(tmp_path, truth=truth)
+    assert stack.findings == ()
+    assert_allclose(stack.grid.affine_ras, truth.affine_ras, atol=1e-7)
+    assert_array_equal(read_stack(stack).voxels, truth.values)
+
+
+def test_repeats_under_a_microscope_are_named(tmp_path: Path) -> None:
+    truth = SyntheticSeries(step_mm=0.009, spacing_mm=(0.009, 0.009))
+    stack = found(tmp_path, positions(truth, [0, 0.009, 0.009, 0.018, 0.027, 0.036]), truth=truth)
+    assert "1 of 5 positions hold more than one slice" in the(stack, "duplicate_position").message
+
+
+def test_a_copy_of_another_patient_is_no_copy(tmp_path: Path) -> None:
+    truth = SyntheticSeries()
+    truth.write(tmp_path)
+    truth.write(tmp_path / "other", put(PatientID="somebody else"), only=[2])
+    (series,) = scan(tmp_path).series
+    assert codes(series.findings) == ["conflicting_copies", "mixed_patients"]
+    with pytest.raises(DicomError, match="The series holds images of 2 patients"):
+        read_series(tmp_path)
+
+
+def test_mixed_polarity_is_refused(tmp_path: Path) -> None:
+    stack = found(tmp_path, lambda ds, k: put(PhotometricInterpretation=f"MONOCHROME{1 + (k > 1)}")(ds, k))
+    finding = the(stack, "mixed_photometric")
+    assert finding.severity == "refusal"
+    assert "2 of 6 slices are MONOCHROME1" in finding.message
