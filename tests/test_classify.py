@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.bundle import ConfigParser, ckpt_export, run
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, run
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 from typer.testing import CliRunner
@@ -360,6 +360,34 @@ def trained(spots: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("files", "kind"), [(["train"], "train"), (["train", "evaluate"], "train"), (["inference"], "infer")], ids=str
+)
+def test_properties_of_the_workflow_are_there(files: list[str], kind: str, spots: Path, tmp_path: Path) -> None:
+    overrides = {"bundle_root": str(BUNDLE), "output_dir": str(tmp_path), "device": "cpu", "labels": LABELS}
+    overrides |= {"datalist": str(spots)} if kind == "train" else {"dataset_dir": str(spots), "weights": None}
+    workflow = ConfigWorkflow(configs(*files), workflow_type=kind, logging_file=False, **overrides)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_training_evaluation_and_inference_prepare_images_alike(spots: Path) -> None:
+    path = str(spots.parent / "i1.png")
+    images = []
+    for files, id_ in (
+        (["train"], "validate::preprocessing"),
+        (["inference"], "preprocessing"),
+        (["train", "evaluate"], "evaluate::dataset::transform"),
+    ):
+        parser = ConfigParser()
+        parser.read_config(configs(*files))
+        parser["border"] = 0.1
+        images.append(torch.as_tensor(parser.get_parsed_content(id_)({"image": path})["image"]))
+    assert images[0].shape == (1, 96, 96)
+    assert torch.equal(images[0], images[1])
+    assert torch.equal(images[0], images[2])
+
+
 def test_the_bundle_learns_to_see_spots(trained: Path) -> None:
     table = pd.read_csv(trained / "metrics.csv")
     assert table["val_auroc"].dropna().max() > 0.9
@@ -452,6 +480,20 @@ def test_the_head_learns_first_and_a_checkpoint_can_be_the_start(spots: Path, tr
     before, after = (load_checkpoint(path)["network"] for path in (trained / "best.pt", tmp_path / "run" / "last.pt"))
     moved = {key.split(".")[1] for key in before if not torch.equal(before[key], after[key])}
     assert moved == {"fc"}
+
+
+def test_tracking_follows_a_resumed_run(spots: Path, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy", reason="MLflow's local store needs sqlalchemy and alembic")
+    pytest.importorskip("alembic", reason="MLflow's local store needs sqlalchemy and alembic")
+    overrides = small(spots, tmp_path / "run") | {"max_epochs": 1, "iterations_per_epoch": 2}
+    tracking = {"tracking": "mlflow", "experiment_name": "hospital"}
+    run(run_id="training", config_file=configs("train"), logging_file=False, **overrides)
+    overrides |= {"max_epochs": 2, "resume": True}
+    run(run_id="training", config_file=configs("train"), logging_file=False, **overrides, **tracking)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'run' / 'mlruns.db'}")
+    (tracked,) = client.search_runs(client.get_experiment_by_name("hospital").experiment_id)
+    assert [m.step for m in client.get_metric_history(tracked.info.run_id, "val_auroc")] == [2]
 
 
 def test_export_to_torchscript_computes_the_same(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from monai.bundle import run
-from test_bundles import configs, each_bundle, small, study  # noqa: F401 (a fixture is used by its name)
+from test_bundles import configs, each_volume_bundle, small, study  # noqa: F401 (a fixture is used by its name)
 
 mlflow = pytest.importorskip("mlflow")
 # MONAI refuses MLflow's folders of files since MLflow does: a local store is a SQLite file.
@@ -26,7 +26,7 @@ def tracked(bundle: Path, overrides: dict[str, Any]) -> None:
     )
 
 
-@each_bundle
+@each_volume_bundle
 def test_losses_and_dice_of_every_epoch_are_tracked(bundle: Path, study: Path, tmp_path: Path) -> None:  # noqa: F811
     folder = tmp_path / "run"
     overrides = small(bundle, study, folder) | {"max_epochs": 2, "iterations_per_epoch": 1, "val_interval": 1}

@@ -106,12 +106,19 @@ def _without_tracking(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without what ``--tracking`` adds: a resumed run may be tracked elsewhere, or not at all."""
     kept: dict[str, Any] = {key: value for key, value in config.items() if key not in TRACKING}
     for section, engine, handlers in TRACKED_ENGINES:
-        if handlers in kept.get(section, {}).get(engine, {}):
-            listed = kept[section][engine][handlers]
-            own = [h for h in listed if not (isinstance(h, dict) and h.get("_target_") == "MLFlowHandler")]
-            values = {key: value for key, value in kept[section][engine].items() if key != handlers}
-            kept[section] = kept[section] | {engine: values | ({handlers: own} if own else {})}
+        if section in kept:
+            # MONAI appends to the section's own list of handlers, or gives the engine one where there is none.
+            kept[section] = _without_mlflow(kept[section], "handlers")
+        if engine in kept.get(section, {}):
+            kept[section] = kept[section] | {engine: _without_mlflow(kept[section][engine], handlers)}
     return kept
+
+
+def _without_mlflow(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    if not isinstance(values.get(key), list):
+        return dict(values)
+    own = [h for h in values[key] if not (isinstance(h, dict) and h.get("_target_") == "MLFlowHandler")]
+    return {name: value for name, value in values.items() if name != key} | ({key: own} if own else {})
 
 
 def _short(value: Any) -> str:
