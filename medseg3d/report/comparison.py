@@ -18,13 +18,13 @@ from medseg3d.report.comparison_tables import (
     rank_table,
     spread_table,
 )
+from medseg3d.report.comparison_verdict import comparison_verdict
 from medseg3d.report.evaluation import Picture, provenance_facts
 from medseg3d.report.evaluation_tables import anchor
 from medseg3d.report.files import Comparison, read_comparison
 from medseg3d.report.page import render, write_page
 from medseg3d.report.panels import Budget, Panel, panel, read_grid
 from medseg3d.report.tables import Cell, Column, Row, Table, amount
-from medseg3d.report.verdict import comparison_verdict
 from medseg3d.report.words import METRICS, metric_text, number
 
 __all__ = ["comparison_html", "write_comparison_report"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medseg3d.report.charts import GRID, INK, Chart, layout
 from medseg3d.report.colours import Palette
 from medseg3d.report.evaluation_tables import anchor
+from medseg3d.report.pairs import Difference, shown_difference
 from medseg3d.report.tables import Cell, Column, Row, Table, amount
-from medseg3d.report.words import interval, metric_text, number, p_value
+from medseg3d.report.words import ci, interval, metric_text, number, p_value
 
 __all__ = ["case_values", "differences", "forest_chart", "pair_table", "rank_chart", "rank_table",
            "spread_table"]  # fmt: skip
@@ -25,10 +27,10 @@ def pair_table(pairs: Sequence[Mapping[str, Any]], metric: str, palette: Palette
     columns = (
         Column("Structure"), Column("A"), Column("B"), Column("n", True, "Cases with a value by both"),
         Column("A", True, group=f"Mean {text.heading}"), Column("B", True, group=f"Mean {text.heading}"),
-        Column("Mean", True, "A − B, with its interval by bootstrap over patients", "Paired difference A − B"),
-        Column("Median", True, group="Paired difference A − B"),
+        Column("Mean, CI", True, "A − B, with its interval by bootstrap over patients", "Paired difference A − B"),
+        Column("Median", True, "With its interval where distances are infinite", "Paired difference A − B"),
         Column("p", True, "Wilcoxon signed-rank test, as it is", "Wilcoxon"),
-        Column("p (Holm)", True, "Corrected for the number of structures", "Wilcoxon"),
+        Column("p (Holm)", True, "Holm's correction for the number of structures times pairs of methods", "Wilcoxon"),
         Column("A / tie / B", True, "Cases in which A is better, neither, or B"),
     )  # fmt: skip
     rows = tuple(_pair_row(p, text.digits, palette) for p in pairs if p["metric"] == metric)
@@ -43,8 +45,8 @@ def _pair_row(pair: Mapping[str, Any], digits: int, palette: Palette) -> Row:
         Cell(pair["label"], colour=palette.by_name.get(pair["label"], "#888888")),
         Cell(pair["a"]), Cell(pair["b"]), amount(pair.get("n"), 0),
         amount(pair.get("mean_a"), digits), amount(pair.get("mean_b"), digits),
-        amount(pair.get("difference"), digits, note=interval(pair.get("interval"), digits)),
-        amount(pair.get("median_difference"), digits),
+        amount(pair.get("difference"), digits, note=ci(pair.get("interval"), digits)),
+        _median_cell(pair, digits),
         amount(pair.get("wilcoxon_p"), text=p_value(pair.get("wilcoxon_p"))),
         amount(pair.get("p_holm"), text=p_value(pair.get("p_holm")), tone="good" if pair.get("significant") else "",
                note="significant" if pair.get("significant") else status),
@@ -52,11 +54,23 @@ def _pair_row(pair: Mapping[str, Any], digits: int, palette: Palette) -> Row:
     ))  # fmt: skip
 
 
+def _median_cell(pair: Mapping[str, Any], digits: int) -> Cell:
+    """The median difference; its interval where it stands for the mean, and how many are infinite for whom."""
+    if pair.get("difference") is not None:
+        return amount(pair.get("median_difference"), digits)
+    shown = shown_difference(pair)
+    counts = [f"{pair[s]} {pair[f'infinite_{s}']}× ∞" for s in ("a", "b") if pair.get(f"infinite_{s}")]
+    return amount(shown.value, digits, note=", ".join(filter(None, [ci(shown.bounds, digits), *counts])))
+
+
 def rank_table(ranking: Mapping[str, Any], methods: Sequence[str]) -> Table | None:
     """A row a metric: the mean rank of every method, and how often it comes first; None without ranks."""
     if not ranking:
         return None
-    headings = (("Mean rank", "1 is best"), ("First place", "Share of the bootstrap samples"))
+    headings = (
+        ("Mean rank", "1 is best"),
+        ("First place", "Share of the bootstrap samples in which it is first, alone or with others"),
+    )
     columns = (Column("Metric"), *(Column(title, True, text, m) for m in methods for title, text in headings))
     rows = []
     for metric, ranks in ranking.items():
@@ -85,7 +99,7 @@ def rank_chart(ranks: Mapping[str, Any], methods: Sequence[str]) -> Chart | None
         }
         for place in range(places)
     ]  # fmt: skip
-    chart = layout("share of the bootstrap samples", "", barmode="stack", height=110 + 42 * len(methods))
+    chart = layout("share of samples", "", barmode="stack", height=110 + 42 * len(methods))
     chart["xaxis"] |= {"tickformat": ".0%", "range": [0, 1.005]}
     chart["legend"]["traceorder"] = "normal"
     chart["yaxis"] |= {"type": "category", "autorange": "reversed", "ticks": "", "showgrid": False}
@@ -93,36 +107,55 @@ def rank_chart(ranks: Mapping[str, Any], methods: Sequence[str]) -> Chart | None
 
 
 def forest_chart(pairs: Sequence[Mapping[str, Any]], metric: str) -> Chart | None:
-    """Paired differences with their intervals, a line a structure and pair; None where none was computed."""
-    own = [p for p in pairs if p["metric"] == metric and p.get("difference") is not None]
+    """Paired differences with their intervals, a line a structure and pair; None where none was computed.
+
+    Where distances are infinite it is the median's; a bound that is infinite leaves the frame.
+    """
+    own = [(p, shown_difference(p)) for p in pairs if p["metric"] == metric]
+    own = [(p, shown) for p, shown in own if shown.value is not None and math.isfinite(shown.value)]
     if not own:
         return None
-    many = len({(p["a"], p["b"]) for p in own}) > 1
     if len(own) > MAX_FOREST:
-        own = sorted(own, key=lambda p: -abs(p["difference"]))[:MAX_FOREST]
-    names = [f"{p['label']}: {p['a']} − {p['b']}" if many else p["label"] for p in own]
-    bounds = [p.get("interval") or [p["difference"]] * 2 for p in own]
+        own = sorted(own, key=lambda entry: -abs(entry[1].value or 0.0))[:MAX_FOREST]
+    many = len({(p["a"], p["b"]) for p, _ in own}) > 1
+    values = [shown.value or 0.0 for _, shown in own]
+    bounds = [shown.bounds or (value, value) for value, (_, shown) in zip(values, own, strict=True)]
+    low, high = _frame([*values, *(bound for pair in bounds for bound in pair)])
+    beyond = high - low  # longer than the frame is wide
+    ends = [(max(a, low - beyond), min(b, high + beyond)) for a, b in bounds]
     digits = metric_text(metric).digits
-    clear = [bool(p.get("significant")) for p in own]
     data = [{
-        "type": "scatter", "mode": "markers", "x": [p["difference"] for p in own], "y": names,
+        "type": "scatter", "mode": "markers", "x": values, "y": [_row_name(p, shown, many) for p, shown in own],
         "error_x": {
             "type": "data", "symmetric": False, "thickness": 1.6, "width": 5, "color": INK,
-            "array": [high - p["difference"] for p, (_, high) in zip(own, bounds, strict=True)],
-            "arrayminus": [p["difference"] - low for p, (low, _) in zip(own, bounds, strict=True)],
+            "array": [b - value for value, (_, b) in zip(values, ends, strict=True)],
+            "arrayminus": [value - a for value, (a, _) in zip(values, ends, strict=True)],
         },
         # Filled is significant: told apart without colour as well.
-        "marker": {"size": 10, "symbol": "square", "color": [INK if c else "#ffffff" for c in clear],
-                   "line": {"color": INK, "width": 1.6}},
-        "text": [f"{interval(p.get('interval'), digits)}, p {p_value(p.get('p_holm'))}" for p in own],
+        "marker": {"size": 10, "symbol": "square", "line": {"color": INK, "width": 1.6},
+                   "color": [INK if p.get("significant") else "#ffffff" for p, _ in own]},
+        "text": [f"{interval(shown.bounds, digits)}, p {p_value(p.get('p_holm'))}" for p, shown in own],
         "hovertemplate": "%{y}<br>%{x:.4f} (%{text})<extra></extra>",
     }]  # fmt: skip
-    a, b = (own[0]["a"], own[0]["b"]) if not many else ("first", "second")
-    title = f"difference in {metric_text(metric).heading}, {a} − {b}"
-    chart = layout(title, "", height=120 + 34 * len(own), showlegend=False)
-    chart["xaxis"] |= {"zeroline": True, "zerolinecolor": "#a8200d", "zerolinewidth": 1.5}
-    chart["yaxis"] |= {"type": "category", "autorange": "reversed", "gridcolor": GRID, "ticks": ""}
+    a, b = (own[0][0]["a"], own[0][0]["b"]) if not many else ("first", "second")
+    chart = layout(f"{metric_text(metric).heading}, {a} − {b}", "", height=120 + 34 * len(own), showlegend=False)
+    chart["xaxis"] |= {"zeroline": True, "zerolinecolor": "#a8200d", "zerolinewidth": 1.5, "range": [low, high]}
+    # Rows are numbered from 0, the first on top, with room above and below.
+    chart["yaxis"] |= {"type": "category", "range": [len(own) - 0.4, -0.6], "gridcolor": GRID, "ticks": ""}
     return {"data": data, "layout": chart}
+
+
+def _frame(values: Sequence[float]) -> tuple[float, float]:
+    """From the least to the greatest finite value, with zero between them and a margin around."""
+    finite = [0.0, *(value for value in values if math.isfinite(value))]
+    low, high = min(finite), max(finite)
+    margin = 0.06 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def _row_name(pair: Mapping[str, Any], shown: Difference, many: bool) -> str:
+    name = f"{pair['label']}: {pair['a']} − {pair['b']}" if many else str(pair["label"])
+    return f"{name} (median)" if shown.kind == "median" else name
 
 
 def case_values(content: Mapping[str, Any], palette: Palette) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medseg3d.report.words import MetricText, count, interval, metric_text, number, p_value
+from medseg3d.report.words import count, interval, metric_text, number
 
-__all__ = ["Verdict", "comparison_verdict", "evaluation_verdict"]
+__all__ = ["Verdict", "evaluation_verdict", "listed", "own_labels", "spoken"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def _warnings(summary: Mapping[str, Any]) -> list[str]:
         total = sum(where.values())
         if total:
             were = "structure was" if total == 1 else "structures were"
-            warnings.append(text.format(f"{number(total, 0)} {were}", _listed(where)))
+            warnings.append(text.format(f"{number(total, 0)} {were}", listed(where)))
     failed = summary.get("failed") or {}
     if failed:
         names = list(failed)
@@ -106,91 +105,18 @@ def _warnings(summary: Mapping[str, Any]) -> list[str]:
     undefined = [name for name, label in labels.items() if label.get("dice_mean") is None]
     if undefined:
         warnings.append(
-            f"No case has {_and(undefined[:6])}{' …' if len(undefined) > 6 else ''}: nothing to score there."
+            f"No case has {spoken(undefined[:6])}{' …' if len(undefined) > 6 else ''}: nothing to score there."
         )
     return warnings
 
 
-def _listed(counts: Mapping[str, int], limit: int = 6) -> str:
+def listed(counts: Mapping[str, int], limit: int = 6) -> str:
+    """Names with their counts, the most frequent first: ``liver 3×, spleen 1×``."""
     ranked = sorted(((n, name) for name, n in counts.items() if n), key=lambda item: (-item[0], item[1]))
     text = ", ".join(f"{name} {n}×" for n, name in ranked[:limit])
     return f"{text} and {len(ranked) - limit} more" if len(ranked) > limit else text
 
 
-def _and(names: Sequence[str]) -> str:
+def spoken(names: Sequence[str]) -> str:
+    """Names in a sentence: ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def comparison_verdict(content: Mapping[str, Any]) -> Verdict:
-    """The verdict of a comparison, from ``comparison.json``."""
-    metric = metric_text(content.get("metric", "dice"))
-    methods = list(content["methods"])
-    pairs = [p for p in content.get("pairs", []) if p["metric"] == metric.key]
-    ranks = (content.get("ranking") or {}).get(metric.key, {})
-    best = _first(ranks)
-    cases, patients = count(content["cases"], "case"), count(content["patients"], "patient")
-    scope = f"{_and(methods)} were compared on the same {cases} of {patients}."
-    sentences = [scope, *(_pair_words(a, b, pairs, metric) for a, b in _pairs_of(pairs)), _rank_words(ranks, best)]
-    clear = any(p.get("significant") for p in pairs)
-    figure = best if clear and best else "No clear winner"
-    name = f"ranks first by {metric.title}" if clear and best else f"no difference in {metric.title} is significant"
-    lone = (content.get("left_out") or {}).items()
-    return Verdict(
-        figure,
-        name,
-        _rank_note(ranks, best) if clear else "",
-        tuple(s for s in sentences if s),
-        tuple(_lone(method, cases) for method, cases in lone if cases),
-    )
-
-
-def _lone(method: str, cases: Sequence[str]) -> str:
-    more = " …" if len(cases) > 5 else ""
-    return f"Only in {method}, and left out: {count(len(cases), 'case')} ({', '.join(cases[:5])}{more})."
-
-
-def _pairs_of(pairs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((p["a"], p["b"]) for p in pairs))
-
-
-def _pair_words(a: str, b: str, pairs: Sequence[Mapping[str, Any]], metric: MetricText) -> str:
-    own = [p for p in pairs if (p["a"], p["b"]) == (a, b)]
-    clear = [p for p in own if p.get("significant")]
-    if not clear:
-        return f"Between {a} and {b} no difference in {metric.title} is significant in {count(len(own), 'structure')}."
-    parts = []
-    for winner, loser, sign in ((a, b, 1), (b, a, -1)):
-        won = [p for p in clear if sign * (p.get("difference") or 0) > 0]
-        if won:
-            named = f"{', '.join(_difference(p, sign) for p in won[:3])}{', …' if len(won) > 3 else ''}"
-            where = f"in {len(won)} of {count(len(own), 'structure')} ({named})"
-            parts.append(f"{winner} has the higher {metric.title} than {loser} {where}")
-    better = f" (lower is better: {metric.title})" if metric.better == "lower" and parts else ""
-    return f"{'; '.join(parts)}{better}." if parts else ""
-
-
-def _difference(pair: Mapping[str, Any], sign: int) -> str:
-    digits = metric_text(pair["metric"]).digits
-    return f"{pair['label']} by {number(sign * pair['difference'], digits)}, p {_equals(p_value(pair.get('p_holm')))}"
-
-
-def _equals(text: str) -> str:
-    return text if text.startswith("<") else f"= {text}"
-
-
-def _first(ranks: Mapping[str, Any]) -> str:
-    means = {m: r for m, r in (ranks.get("mean_rank") or {}).items() if r is not None and math.isfinite(r)}
-    return min(means, key=lambda m: means[m]) if means else ""
-
-
-def _rank_note(ranks: Mapping[str, Any], best: str) -> str:
-    share = (ranks.get("rank_share") or {}).get(best)
-    return f"in {100 * share[0]:.0f}\u00a0% of the bootstrap samples" if share else ""
-
-
-def _rank_words(ranks: Mapping[str, Any], best: str) -> str:
-    if not best:
-        return ""
-    note = _rank_note(ranks, best)
-    rank = number(ranks["mean_rank"][best], 2)
-    return f"{best} has the best mean rank, {rank}" + (f", and keeps the first place {note}." if note else ".")

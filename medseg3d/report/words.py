@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["EMPTY_POLICY", "METRICS", "MetricText", "count", "interval", "metric_text", "number", "p_value", "quantity"]
+__all__ = [
+    "EMPTY_POLICY",
+    "METRICS",
+    "MetricText",
+    "ci",
+    "count",
+    "interval",
+    "metric_text",
+    "number",
+    "p_value",
+    "quantity",
+]
 
 NONE = "–"
 
@@ -135,6 +146,16 @@ def interval(bounds: Sequence[float] | None, digits: int = 3) -> str:
     if not bounds or any(bound is None for bound in bounds):
         return ""
     return f"{number(bounds[0], digits)} to {number(bounds[1], digits)}"
+
+
+def ci(bounds: Sequence[float] | None, digits: int = 3) -> str:
+    """A confidence interval for a table, named as such; nothing where there is none.
+
+    >>> ci([0.8612, 0.8801])
+    'CI 0.861 to 0.880'
+    """
+    text = interval(bounds, digits)
+    return f"CI {text}" if text else ""
 
 
 def p_value(value: Any) -> str:

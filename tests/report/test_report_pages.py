@@ -19,10 +19,12 @@ from report_folders import scored_row, write_case, write_comparison, write_evalu
 from medseg3d.errors import UsageError
 from medseg3d.report import charts, write_comparison_report, write_evaluation_report
 from medseg3d.report.colours import palette_of
+from medseg3d.report.comparison_tables import forest_chart, pair_table
+from medseg3d.report.comparison_verdict import comparison_verdict
 from medseg3d.report.evaluation_tables import case_table, label_table, lesion_table
 from medseg3d.report.page import packed
 from medseg3d.report.selection import case_scores, pick_cases
-from medseg3d.report.verdict import comparison_verdict, evaluation_verdict
+from medseg3d.report.verdict import evaluation_verdict
 
 REGIONS = {"liver": [1], "spleen": [2]}
 AFFINE = np.diag([-1.0, -1.0, 3.0, 1.0])
@@ -315,7 +317,7 @@ def test_a_comparison_names_no_winner_without_a_significant_difference():
 
 def test_a_comparison_says_who_is_better_where():
     verdict = comparison_verdict(content(pair("l", 0.1, significant=True), pair("m", -0.05, significant=True)))
-    assert verdict.figure == "A"
+    assert (verdict.figure, verdict.figure_name) == ("No clear winner", "A and B are each better somewhere, by Dice")
     assert verdict.sentences[1] == (
         "A has the higher Dice than B in 1 of 2 structures (l by 0.100, p = 0.004); "
         "B has the higher Dice than A in 1 of 2 structures (m by 0.050, p = 0.004)."
@@ -323,6 +325,64 @@ def test_a_comparison_says_who_is_better_where():
 
 
 def test_distances_are_better_when_lower():
-    verdict = comparison_verdict(content(pair("l", 3.0, significant=True, metric="hd95_mm"), metric="hd95_mm"))
-    assert "A has the higher HD95 than B" in verdict.sentences[1]
-    assert "lower is better" in verdict.sentences[1]
+    verdict = comparison_verdict(content(pair("l", -3.0, significant=True, metric="hd95_mm"), metric="hd95_mm"))
+    assert verdict.sentences[1] == "A has the lower (better) HD95 than B in 1 of 1 structure (l by 3.0, p = 0.004)."
+    assert (verdict.figure, verdict.figure_name) == ("A", "ranks first by HD95")
+
+
+def test_infinite_distances_are_told_by_their_medians():
+    missed = pair("l", None, significant=True, metric="hd95_mm") | {
+        "n": 12, "infinite_b": 4, "infinite_a": 0, "median_difference": -2.5, "median_difference_infinite": None,
+        "median_interval": [None, -1.0], "median_interval_infinite": ["-inf", None],
+    }  # fmt: skip
+    verdict = comparison_verdict(content(missed, metric="hd95_mm"))
+    assert verdict.figure == "A"
+    assert verdict.sentences[1] == (
+        "A has the lower (better) HD95 than B in 1 of 1 structure (l by 2.5 in the median, p = 0.004)."
+    )
+    assert verdict.warnings == (
+        "HD95 is infinite for B, since only one side has the structure: l 4×. "
+        "That counts as the worst; medians are given instead of means.",
+    )
+    (row,) = pair_table([missed], "hd95_mm", palette_of([]), table_id="t").rows
+    assert [c.text for c in row.cells[6:8]] == ["–", "−2.5"]
+    assert [c.note for c in row.cells[6:8]] == ["", "CI −∞ to −1.0, B 4× ∞"]
+    figure = go.Figure(forest_chart([missed], "hd95_mm"))
+    assert list(figure.data[0].x) == [-2.5]
+    assert list(figure.data[0].error_x.array) == [1.5]
+    low = figure.layout.xaxis.range[0]
+    assert figure.data[0].x[0] - figure.data[0].error_x.arrayminus[0] < low  # the line leaves the frame: it has no end
+
+
+def test_the_first_by_rank_is_no_winner_unless_it_beats_every_other():
+    def of(a: str, b: str, difference: float, significant: bool) -> dict[str, Any]:
+        return pair("l", difference, significant=significant) | {"a": a, "b": b}
+
+    pairs = [of("3d", "s1", -0.01, False), of("3d", "2d", 0.2, True), of("s1", "2d", 0.21, True)]
+    given = content(*pairs) | {"methods": ["3d", "s1", "2d"]}
+    given["ranking"] = {"dice": {"mean_rank": {"3d": 1.6, "s1": 1.4, "2d": 3.0}, "rank_share": {"s1": [0.7, 0.3, 0]}}}
+    verdict = comparison_verdict(given)
+    assert (verdict.figure, verdict.figure_note) == ("No clear winner", "")
+    assert verdict.figure_name == "no difference in Dice between s1 and 3d is significant"
+    given["pairs"] = (of("3d", "s1", -0.1, True), *pairs[1:])
+    assert comparison_verdict(given).figure == "s1"
+
+
+def test_methods_that_are_equal_share_the_first_place():
+    given = content(pair("l", 0.0, significant=False))
+    given["ranking"] = {"dice": {"mean_rank": {"A": 1.5, "B": 1.5}, "rank_share": {"A": [1, 0], "B": [1, 0]}}}
+    verdict = comparison_verdict(given)
+    assert verdict.sentences[-1] == "A and B share the best mean rank, 1.50."
+    assert "100" not in " ".join(verdict.sentences)
+
+
+def test_zero_is_in_every_forest_plot_and_no_row_sticks_to_the_frame():
+    rows = [pair("l", 0.1, significant=True) | {"interval": [0.08, 0.12]}, pair("m", 0.2, significant=True)]
+    layout = go.Figure(forest_chart(rows, "dice")).layout
+    assert layout.xaxis.range[0] < 0 < 0.2 < layout.xaxis.range[1]
+    assert layout.yaxis.range == (1.6, -0.6)
+
+
+def test_structures_that_only_one_method_has_are_named():
+    given = content(pair("l", 0.1, significant=True)) | {"left_out_labels": {"A": ["cyst"], "B": []}}
+    assert comparison_verdict(given).warnings == ("Only in A, and left out: 1 structure (cyst).",)
