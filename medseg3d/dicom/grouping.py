@@ -8,7 +8,7 @@ position: an ordinary CT keeps together although its acquisition number changes 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,6 +25,8 @@ __all__ = ["ORIENTATION_TOLERANCE", "SPACING_TOLERANCE", "Group", "geometry_diff
 ORIENTATION_TOLERANCE = 1e-3
 # Relative; 0.1 % is 0.5 mm across 500 mm.
 SPACING_TOLERANCE = 1e-3
+# Of the six direction cosines, for a number that few orientations share: any that are not alike.
+_WEIGHTS = (1.0, 0.618, 0.755, 0.819, 0.857, 0.881)
 
 
 @dataclass(frozen=True)
@@ -79,21 +81,33 @@ def _file_order(frame: Frame) -> tuple[int, str, int, tuple[int, int]]:
 def _parts(frames: Sequence[Frame], reference_of: Callable[[Frame], str]) -> list[list[Frame]]:
     """Frames that could lie on one grid together."""
     parts: list[list[Frame]] = []
-    heads: dict[Hashable, list[list[Frame]]] = {}
+    heads: dict[Hashable, list[int]] = defaultdict(list)
     stacks = Counter(frame.traits.get("stack") for frame in frames)
     # Some writers number every frame as a stack of its own: that tells nothing apart.
     use_stacks = min(stacks.values()) > 1
     for frame in frames:
         key = (frame.rows, frame.columns, reference_of(frame), frame.traits.get("stack") if use_stacks else None)
-        candidates = heads.setdefault(key, [])
-        for part in candidates:
-            if _same_orientation(part[0], frame) and _same_spacing(part[0], frame):
-                part.append(frame)
-                break
+        bucket = _bucket(frame)
+        near = sorted(n for b in (bucket - 1, bucket, bucket + 1) for n in heads.get((key, b), ()))
+        match = next((n for n in near if _same_plane(parts[n][0], frame)), None)
+        if match is None:
+            heads[key, bucket].append(len(parts))
+            parts.append([frame])
         else:
-            candidates.append([frame])
-            parts.append(candidates[-1])
+            parts[match].append(frame)
     return parts
+
+
+def _bucket(frame: Frame) -> int:
+    """A number that differs by 1 at most between frames of one orientation: thousands need not be compared pairwise."""
+    if frame.row is None or frame.column is None:
+        return 0
+    projection = sum(w * cosine for w, cosine in zip(_WEIGHTS, frame.row + frame.column, strict=True))
+    return math.floor(projection / (ORIENTATION_TOLERANCE * sum(_WEIGHTS)))
+
+
+def _same_plane(a: Frame, b: Frame) -> bool:
+    return _same_orientation(a, b) and _same_spacing(a, b)
 
 
 def _same_orientation(a: Frame, b: Frame) -> bool:

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 from synthetic_series import SyntheticSeries, codes
 
-from medseg3d.dicom import Series, read_stack, scan
+from medseg3d.dicom import FileRef, Series, SliceRef, grouping, read_stack, scan
 from medseg3d.dicom.fourd import diffusion_of, seconds_between
+from medseg3d.dicom.frames import Frame, PixelLayout
+from medseg3d.dicom.grouping import ORIENTATION_TOLERANCE, group_frames
 from medseg3d.errors import DicomError
 
 
@@ -416,3 +420,38 @@ def test_ges_directions_tell_volumes_apart_and_make_no_gradient_table(tmp_path: 
     assert diffusion_of(series.stacks) is None
     assert [[f.code for f in s.findings] for s in series.stacks] == [[], *[["gradient_axes"]] * 3]
     assert "in the scanner's own axes" in series.stacks[1].findings[0].message
+
+
+def oriented(row: Sequence[float], column: Sequence[float], number: int) -> Frame:
+    source = SliceRef(FileRef(Path(str(number))), "1.2", f"1.2.{number}")
+    layout = PixelLayout(
+        8, 8, 1, 1, "MONOCHROME2", 16, 16, 15, False, "PixelData", ExplicitVRLittleEndian, 0, 128, False
+    )
+    return Frame(source, layout, 8, 8, (0.0, 0.0, 0.0), tuple(row), tuple(column), (1.0, 1.0), instance_number=number)
+
+
+def test_radial_frames_are_grouped_without_comparing_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,000 planes through one axis, 0.09° apart: none is of another's orientation."""
+    compared = 0
+    same = grouping._same_plane
+
+    def counted(a: Frame, b: Frame) -> bool:
+        nonlocal compared
+        compared += 1
+        return same(a, b)
+
+    monkeypatch.setattr(grouping, "_same_plane", counted)
+    angles = np.pi * np.arange(2000) / 2000
+    frames = [oriented((float(np.cos(t)), float(np.sin(t)), 0.0), (0.0, 0.0, 1.0), n) for n, t in enumerate(angles)]
+    assert len(group_frames(frames, lambda frame: "")) == 2000
+    assert compared < 20 * 2000
+
+
+@given(
+    cosines=st.lists(st.floats(-1, 1), min_size=6, max_size=6),
+    shifts=st.lists(st.floats(-0.999, 0.999), min_size=6, max_size=6),
+)
+def test_rounded_orientations_are_one_part_wherever_they_lie(cosines: list[float], shifts: list[float]) -> None:
+    near = [c + s * ORIENTATION_TOLERANCE for c, s in zip(cosines, shifts, strict=True)]
+    frames = [oriented(c[:3], c[3:], n) for n, c in enumerate((cosines, near))]
+    assert {group.part for group in group_frames(frames, lambda frame: "")} == {1}
