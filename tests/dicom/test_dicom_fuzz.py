@@ -1,4 +1,6 @@
-"""Damaged files: a clear error or a volume, never a traceback, a hang, or more than 2 GiB of memory.
+"""Damaged files: a clear error or a right volume, never a traceback, a hang, or more than 2 GiB of memory.
+
+Right: a slice of a file that was not damaged holds the values that pydicom gives, whatever became of the others.
 
 One process reads them all, so that its limits hold for the decoders as well, and a crash of one is seen.
 """
@@ -17,12 +19,15 @@ from synthetic_series import SyntheticSeries
 pytest.importorskip("resource", reason="limits of memory are set on POSIX systems")
 
 PROGRAM = """
-import collections, json, random, resource, shutil, signal, sys, tempfile, time
+import collections, json, random, resource, shutil, signal, sys, tempfile, warnings
 from pathlib import Path
 
 MEMORY_LIMIT = 2 * 2**30
 SECONDS_A_FILE = 30
 resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+
+import numpy as np
+import pydicom
 
 from medseg3d.dicom import read_stack, scan
 from medseg3d.dicom.pixels import stored_frames
@@ -33,7 +38,29 @@ def hang(*_):
     raise TimeoutError(f"more than {SECONDS_A_FILE} s")
 
 
-def read(path, outcomes):
+def truth_of(path):
+    # The values of each frame as pydicom gives them, (row, column).
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ds = pydicom.dcmread(path)
+        pixels = ds.pixel_array.astype(np.float64)
+    frames = pixels if ds.get("NumberOfFrames", 1) > 1 else pixels[None]
+    groups = ds.get("PerFrameFunctionalGroupsSequence") or [ds] * len(frames)
+    macros = [g.PixelValueTransformationSequence[0] if "PixelValueTransformationSequence" in g else ds for g in groups]
+    return [f * float(m.get("RescaleSlope", 1)) + float(m.get("RescaleIntercept", 0)) for f, m in zip(frames, macros)]
+
+
+def check_values(stack, volume, truth, outcomes):
+    for k, frame in enumerate(stack.frames):
+        name = frame.source.file.path.name
+        if name in truth:
+            row, column = frame.tile or (0, 0)
+            expected = truth[name][frame.index][row : row + frame.rows, column : column + frame.columns]
+            np.testing.assert_allclose(volume.voxels[:, :, k].T, expected, rtol=2.0**-22)
+            outcomes["right"] += 1
+
+
+def read(path, outcomes, truth):
     found = scan(path, workers=1)
     outcomes["unreadable"] += bool(found.unreadable)
     for series in found.series:
@@ -41,6 +68,7 @@ def read(path, outcomes):
             try:
                 volume = read_stack(stack, workers=1)
                 assert volume.voxels.shape == volume.grid.shape
+                check_values(stack, volume, truth, outcomes)
                 outcomes["volume"] += 1
             except MedsegError as error:
                 assert len(str(error)) > 30, error
@@ -70,16 +98,22 @@ def main(mode, rounds, *paths):
     outcomes, failures = collections.Counter(), []
     generator = random.Random(0)
     sources = [Path(p) for p in paths]
+    truths = {source: truth_of(source) for source in sources} if mode == "damage" else {}
     for n in range(rounds if mode == "damage" else len(sources)):
         source = sources[n % len(sources)]
         folder = Path(tempfile.mkdtemp())
         data = source.read_bytes()
         (folder / "a.dcm").write_bytes(damaged(data, generator) if mode == "damage" else data)
+        truth = {}
         if mode == "damage":
-            (folder / "b.dcm").write_bytes(data)
+            # The other slices of its folder, or of an only one itself, stay as they were.
+            others = [s for s in sources if s.parent == source.parent and s != source] or [source]
+            for other in others:
+                shutil.copy(other, folder / f"good-{other.name}")
+                truth[f"good-{other.name}"] = truths[other]
         signal.alarm(SECONDS_A_FILE)
         try:
-            read(folder, outcomes)
+            read(folder, outcomes, truth)
         except BaseException as error:
             kept = Path(tempfile.mkdtemp()) / f"{n}.dcm"
             shutil.copy(folder / "a.dcm", kept)
@@ -112,8 +146,10 @@ def fuzz(mode: str, rounds: int, paths: list[Path]) -> dict[str, int]:
 
 
 def test_damaged_uncompressed_files(tmp_path: Path) -> None:
-    outcomes = fuzz("damage", 300, SyntheticSeries(slices=3, rows=16, columns=16).write(tmp_path))
-    assert outcomes["refused"] + outcomes.get("volume", 0) > 150
+    outcomes = fuzz("damage", 300, SyntheticSeries(slices=4, rows=16, columns=16).write(tmp_path))
+    assert outcomes["refused"] > 30
+    assert outcomes["volume"] > 100
+    assert outcomes["right"] > 3 * 100
     assert outcomes["unreadable"] > 5
 
 
