@@ -60,7 +60,8 @@ def read_grid(
 
     Args:
         reference: label map.
-        predictions: label maps by the name under which they are shown.
+        predictions: label maps by the name under which they are shown; one called ``reference``, which the reference
+            is shown under, becomes ``reference (prediction)``.
         image: a file, or the channels of an image, of which the first is shown.
 
     Raises:
@@ -69,7 +70,8 @@ def read_grid(
     truth = read_volume(reference)
     notes: list[str] = []
     maps = {"reference": label_map(truth)}
-    for name, path in predictions.items():
+    for given, path in predictions.items():
+        name = f"{given} (prediction)" if given == "reference" else given
         maps[name] = label_map(_on_grid_of(truth, read_volume(path), name, notes, linear=False))
     picture: NDArray[Any] | None = None
     if image:
