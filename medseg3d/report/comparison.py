@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg3d.errors import CaseError
+from medseg3d.errors import CaseError, GeometryError
 from medseg3d.report.charts import layout
 from medseg3d.report.colours import Palette, palette_of
 from medseg3d.report.comparison_tables import (
@@ -19,7 +19,7 @@ from medseg3d.report.comparison_tables import (
     spread_table,
 )
 from medseg3d.report.comparison_verdict import comparison_verdict
-from medseg3d.report.evaluation import Picture, provenance_facts
+from medseg3d.report.evaluation import Picture, picture_note, provenance_facts
 from medseg3d.report.evaluation_tables import anchor
 from medseg3d.report.files import Comparison, read_comparison
 from medseg3d.report.page import render, write_page
@@ -46,11 +46,14 @@ def write_comparison_report(out_dir: str | Path) -> Path:
     comparison = read_comparison(Path(out_dir))
     palette = palette_of(_regions(comparison))
     cases = list(dict.fromkeys(case for case, *_ in differences(comparison.content)))[:SHOWN_CASES]
-    html = comparison_html(comparison, palette, _panels(comparison, cases, palette))
+    panels, problems = _panels(comparison, cases, palette)
+    html = comparison_html(comparison, palette, panels, picture_problems=problems)
     return write_page(Path(out_dir) / "report.html", html)
 
 
-def comparison_html(comparison: Comparison, palette: Palette, panels: Mapping[str, Panel]) -> str:
+def comparison_html(
+    comparison: Comparison, palette: Palette, panels: Mapping[str, Panel], *, picture_problems: Sequence[str] = ()
+) -> str:
     """The page as text. Pure: what is read from images comes in as ``panels``, by case."""
     content = comparison.content
     metric, pairs = content.get("metric", "dice"), content.get("pairs") or []
@@ -71,6 +74,7 @@ def comparison_html(comparison: Comparison, palette: Palette, panels: Mapping[st
         "rank_chart": ranks is not None,
         "has_cases": bool(content.get("cases_table")),
         "pictures": pictures,
+        "picture_note": picture_note({"inputs": comparison.inputs}, picture_problems, shown=len(pictures)),
         "spread_table": spread_table(content, palette, list(panels)),
         "metrics": [m for m in METRICS if m.key in {p["metric"] for p in pairs}],
         "provenance": [
@@ -98,13 +102,14 @@ def _regions(comparison: Comparison) -> list[Mapping[str, Any]]:
     return comparison.regions or [{"name": name, "ids": [i]} for i, name in enumerate(names, 1)]
 
 
-def _panels(comparison: Comparison, cases: Sequence[str], palette: Palette) -> dict[str, Panel]:
-    """Panels of the cases whose files can be read; the others are left out."""
+def _panels(comparison: Comparison, cases: Sequence[str], palette: Palette) -> tuple[dict[str, Panel], list[str]]:
+    """Panels of the cases whose files can be read, and why the others' cannot."""
     by_method = {
         method: {str(entry["case"]): entry for entry in inputs}
         for method, inputs in list(comparison.inputs.items())[:SHOWN_METHODS]
     }
     panels: dict[str, Panel] = {}
+    problems = []
     for case in cases:
         entries = {method: inputs[case] for method, inputs in by_method.items() if case in inputs}
         if not entries:
@@ -113,12 +118,13 @@ def _panels(comparison: Comparison, cases: Sequence[str], palette: Palette) -> d
         try:
             predictions = {method: entry["prediction"] for method, entry in entries.items()}
             grid, notes = read_grid(first["reference"], predictions, first.get("image"))
-        except CaseError:
+        except (CaseError, GeometryError) as error:
+            problems.append(f"{case}: {error}")
             continue
         left_out = [m for m in comparison.content["methods"] if m not in entries]
         more = (f"Not shown: {', '.join(left_out)}.",) if left_out else ()
         panels[case] = panel(case, grid, palette, notes=(*notes, *more), budget=Budget(triangles=80_000))
-    return panels
+    return panels, problems
 
 
 def _picture(case: str, place: int, shown: Panel, content: Mapping[str, Any], palette: Palette) -> Picture:

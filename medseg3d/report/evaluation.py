@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from medseg3d.errors import CaseError
+from medseg3d.errors import CaseError, GeometryError
 from medseg3d.report import charts
 from medseg3d.report.colours import Palette, palette_of
 from medseg3d.report.evaluation_tables import (
@@ -86,7 +86,8 @@ def evaluation_html(
         "label_table": label_table(summary, palette),
         "has_volumes": {"volume_ml", "reference_ml"} <= set(cases.columns),
         "pictures": pictures,
-        "picture_note": _picture_note(summary, picture_problems),
+        "picture_note": picture_note(summary, picture_problems, shown=len(pictures)),
+        "picture_heading": "Worst, median and best cases" if len(pictures) > 1 else "The case",
         "lesion_summary": lesion_summary(summary, palette),
         "lesion_table": lesion_table(evaluation.lesions, palette, pictured),
         "calibration": _calibration_facts(summary),
@@ -131,7 +132,7 @@ def _panels(summary: Mapping[str, Any], cases: Sequence[str], palette: Palette) 
             continue
         try:
             grid, notes = read_grid(entry["reference"], {"prediction": entry["prediction"]}, entry.get("image"))
-        except CaseError as error:
+        except (CaseError, GeometryError) as error:
             problems.append(f"{case}: {error}")
             continue
         panels[case] = panel(case, grid, palette, notes=notes)
@@ -169,7 +170,10 @@ def _kicker(summary: Mapping[str, Any]) -> str:
     return "Segmentation, evaluated case by case" + (f" · {started}" if started else "")
 
 
-def _picture_note(summary: Mapping[str, Any], problems: Sequence[str]) -> str:
+def picture_note(summary: Mapping[str, Any], problems: Sequence[str], *, shown: int) -> str:
+    """Which of the chosen cases are not shown, and why; nothing where all are."""
+    if problems and shown:
+        return f"Not shown, since the files cannot be read any more: {'; '.join(problems)}"
     if problems:
         return f"No pictures: the files of the cases cannot be read any more ({problems[0]})."
     return "" if summary.get("inputs") else "No pictures: the evaluation did not record where its files are."

@@ -13,7 +13,7 @@ __all__ = ["Pick", "case_scores", "pick_cases"]
 
 @dataclass(frozen=True)
 class Pick:
-    """A case to be shown, and why: ``kind`` is worst, median or best, ``reason`` a phrase for its heading."""
+    """A case to be shown, and why: ``kind`` is worst, median, best or only, ``reason`` a phrase for its heading."""
 
     case: str
     kind: str
@@ -56,18 +56,22 @@ def pick_cases(cases: pd.DataFrame, *, worst: int = 3, best: int = 2) -> list[Pi
     """The worst, the median and the best cases by mean Dice; no case twice.
 
     Of the worst, one place is kept for the case that misses the most reference volume, since with many labels one
-    missed structure hardly moves the mean. Cases where every label is empty on both sides are not shown.
+    missed structure hardly moves the mean. Few cases are shared out, so that of two one is the best; a single one is
+    the only one. Cases where every label is empty on both sides are not shown.
     """
     scores = case_scores(cases)
     scores = scores[scores["dice"].notna()]
     ranked = list(scores.index)
     missing = scores[scores["missed"] > 0].sort_values("missed_ml", ascending=False, kind="stable")
+    if len(ranked) == 1:
+        return [Pick(ranked[0], "only", _reason(scores.iloc[0]))]
+    worst = min(worst, len(ranked) // 2)
     low = ranked[:worst]
-    if len(missing) and missing.index[0] not in low:
+    if worst > 1 and len(missing) and missing.index[0] not in low:
         low = [*low[: worst - 1], missing.index[0]]
     rest = [case for case in ranked if case not in low]
     centre = (len(ranked) - 1) // 2
-    middle = sorted(rest, key=lambda case: abs(ranked.index(case) - centre))[:1]
+    middle = sorted(rest, key=lambda case: abs(ranked.index(case) - centre))[: len(ranked) > 2]
     high = [case for case in reversed(rest) if case not in middle][:best]
     chosen = [*((c, "worst") for c in low), *((c, "median") for c in middle), *((c, "best") for c in high)]
     return [Pick(case, kind, _reason(scores.loc[case])) for case, kind in chosen]
