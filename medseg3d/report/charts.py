@@ -137,8 +137,12 @@ def _known(epochs: Sequence[float], column: pd.Series) -> tuple[list[float], lis
     return [e for e, _ in pairs], [v for _, v in pairs]
 
 
-def calibration_chart(calibration: Mapping[str, Any], palette: Palette) -> Chart:
-    """Reliability diagram: how often a voxel is labelled, against the probability that was claimed."""
+def calibration_chart(calibration: Mapping[str, Any], palette: Palette, *, unit: str = "voxels") -> Chart:
+    """Reliability diagram: how often a voxel is labelled, against the probability that was claimed.
+
+    Args:
+        unit: what has a probability, in the plural: ``voxels`` or ``images``.
+    """
     diagonal = {
         "type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "name": "perfect", "hoverinfo": "skip",
         "line": {"color": "#6b7785", "dash": "dash", "width": 1},
@@ -151,7 +155,7 @@ def calibration_chart(calibration: Mapping[str, Any], palette: Palette) -> Chart
             "y": [b["frequency"] for b in bins], "customdata": [b["n"] for b in bins],
             "line": {"color": palette.by_name.get(label, INK)},
             "marker": {"size": 8, "color": palette.by_name.get(label, INK), "line": {"color": INK, "width": 0.8}},
-            "hovertemplate": "claimed %{x:.3f}, found %{y:.3f}<br>%{customdata:,} voxels",
+            "hovertemplate": f"claimed %{{x:.3f}}, found %{{y:.3f}}<br>%{{customdata:,}} {unit}",
         })  # fmt: skip
     chart_layout = layout("predicted probability", "observed frequency", height=420, showlegend=len(data) <= 14)
     chart_layout["xaxis"]["range"] = chart_layout["yaxis"]["range"] = [-0.02, 1.02]

@@ -23,6 +23,7 @@ from medseg3d.report.comparison_tables import forest_chart, pair_table
 from medseg3d.report.comparison_verdict import comparison_verdict
 from medseg3d.report.evaluation_tables import case_table, label_table, lesion_table
 from medseg3d.report.page import packed
+from medseg3d.report.panels import read_grid
 from medseg3d.report.selection import case_scores, pick_cases
 from medseg3d.report.verdict import evaluation_verdict
 
@@ -144,6 +145,18 @@ def test_files_that_are_gone_leave_a_sentence(tmp_path):
     )
 
 
+def test_a_case_whose_files_are_gone_is_named_beside_the_others(tmp_path):
+    runs = {name: folder(tmp_path / name, name=name) for name in "AB"}
+    (tmp_path / "A" / "files" / "6" / "1_reference.nii.gz").unlink()  # of the worst case, g
+    text = write_evaluation_report(runs["A"]).read_text("utf-8")
+    assert len(re.findall(r'<article class="viewer"', text)) == 5
+    assert "Not shown, since the files cannot be read any more: g: " in text
+    (tmp_path / "A" / "files" / "0" / "1_reference.nii.gz").unlink()
+    compared = write_comparison_report(write_comparison(tmp_path / "out", runs)).read_text("utf-8")
+    assert len(re.findall(r'<article class="viewer"', compared)) == 3
+    assert "Not shown, since the files cannot be read any more: a: " in compared
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -198,6 +211,17 @@ def test_a_missed_structure_is_shown_even_if_the_mean_hides_it():
     assert [p.case for p in picks if p.kind == "worst"] == ["c0", "c1", "quiet"]
     assert picks[2].reason == "mean Dice 0.660, 1 structure missed (80.0 ml)"
     assert len({p.case for p in picks}) == len(picks) == 6
+
+
+@pytest.mark.parametrize(
+    ("cases", "kinds"),
+    [(1, ["only"]), (2, ["worst", "best"]), (3, ["worst", "median", "best"]), (4, ["worst"] * 2 + ["median", "best"])],
+)
+def test_few_cases_are_not_all_the_worst(cases, kinds):
+    table = rows_of(*((f"c{i}", "a", "scored", 0.5 + 0.1 * i, 5.0) for i in range(cases)))
+    picks = pick_cases(table)
+    assert [p.kind for p in picks] == kinds
+    assert (picks[0].case, picks[-1].case) == ("c0", f"c{cases - 1}")
 
 
 def test_regions_do_not_count_twice():
@@ -273,6 +297,9 @@ def test_charts_are_what_plotly_accepts():
     assert [len(figure.data) for figure in figures] == [1, 1, 2, 1]
     assert list(figures[1].data[0].y) == [0.7]
     assert list(figures[2].data[1].x) == [0.2]
+    assert figures[2].data[1].hovertemplate.endswith("%{customdata:,} voxels")
+    images = go.Figure(charts.calibration_chart(calibration, palette_of([]), unit="images"))
+    assert images.data[1].hovertemplate.endswith("%{customdata:,} images")
     assert list(figures[3].data[0].text[0]) == ["90.0%", "10.0%"]
 
 
@@ -299,7 +326,15 @@ def test_a_comparison_shows_where_methods_differ_most(tmp_path):
     assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', own(text))
 
 
-def pair(label: str, difference: float, *, significant: bool, metric: str = "dice") -> dict[str, Any]:
+def test_a_method_called_reference_does_not_hide_the_reference(tmp_path):
+    entry = write_case(tmp_path, "a", None, phantom(), phantom(3), AFFINE)
+    grid, _ = read_grid(entry["reference"], {"reference": entry["prediction"], "B": entry["reference"]}, None)
+    assert list(grid.maps) == ["reference", "reference (prediction)", "B"]
+    assert np.array_equal(grid.maps["reference"], phantom())
+    assert np.array_equal(grid.maps["reference (prediction)"], phantom(3))
+
+
+def pair(label: str, difference: float | None, *, significant: bool, metric: str = "dice") -> dict[str, Any]:
     return {"a": "A", "b": "B", "label": label, "metric": metric, "difference": difference, "p_holm": 0.004,
             "significant": significant}  # fmt: skip
 
