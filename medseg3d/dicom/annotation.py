@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,10 +14,26 @@ from medseg3d.dicom.model import SeriesGrid
 from medseg3d.dicom.naming import Naming
 from medseg3d.errors import DicomError
 
-__all__ = ["Annotation", "Overlap", "Segment", "to_label_map"]
+__all__ = [
+    "Annotation",
+    "Overlap",
+    "RefusedAnnotation",
+    "Segment",
+    "refuse_all_unmapped",
+    "to_label_map",
+    "unmapped_name",
+]
 
 Overlap = Literal["refuse", "last"]
 Box = tuple[slice, slice, slice]
+
+
+class RefusedAnnotation(DicomError):
+    """An annotation that is refused; ``findings`` says why without the names of files that the message has."""
+
+    def __init__(self, message: str, findings: Sequence[Finding]) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings)
 
 
 @dataclass(frozen=True)
@@ -124,7 +140,7 @@ def to_label_map(
     """
     naming = Naming.of(labels)
     findings = list(_name_findings(annotation, naming))
-    _refuse_all_unmapped(annotation, naming)
+    refuse_all_unmapped([segment.name for segment in annotation.segments], naming)
     largest = max(naming.labels.values())
     voxels = np.zeros(annotation.grid.shape, dtype=np.uint8 if largest < 256 else np.int16)
     shared: dict[tuple[str, str], int] = {}
@@ -136,7 +152,7 @@ def to_label_map(
     if shared:
         findings.append(_overlap_finding(shared, overlap))
     if shared and overlap == "refuse":
-        raise DicomError(str(findings[-1]))
+        raise RefusedAnnotation(str(findings[-1]), findings[-1:])
     return voxels, tuple(findings)
 
 
@@ -163,20 +179,25 @@ def _name_findings(annotation: Annotation, naming: Naming) -> Iterator[Finding]:
         if label is not None:
             by_label.setdefault(label, []).append(segment.name)
         elif not naming.ignores(segment.name):
-            yield Finding(
-                "unmapped_name",
-                "warning",
-                f"No label is known by the name {segment.name!r} ({segment.count} voxels): it is left out.",
-                "Map it to a label under names, or to null to leave it out without this remark.",
-            )
+            yield unmapped_name(f"{segment.name!r} ({segment.count} voxels)")
     for label, names in by_label.items():
         if len(names) > 1:
             listed = ", ".join(repr(name) for name in names)
             yield Finding("united_segments", "note", f"{len(names)} segments became {label}: {listed}.")
 
 
-def _refuse_all_unmapped(annotation: Annotation, naming: Naming) -> None:
-    names = [segment.name for segment in annotation.segments]
+def unmapped_name(name: str) -> Finding:
+    """The remark on a structure whose name means no label."""
+    return Finding(
+        "unmapped_name",
+        "warning",
+        f"No label is known by the name {name}: it is left out.",
+        "Map it to a label under names, or to null to leave it out without this remark.",
+    )
+
+
+def refuse_all_unmapped(names: Sequence[str], naming: Naming) -> None:
+    """Raise ``DicomError`` where there are names, and none of them is mapped or ignored."""
     if names and not any(naming.label_of(name) or naming.ignores(name) for name in names):
         raise DicomError(
             f"None of the names in the annotation ({', '.join(map(repr, names))}) means one of the labels "

@@ -15,6 +15,7 @@ from medseg3d.errors import UsageError
 if TYPE_CHECKING:
     from medseg3d.dicom.annotation import Overlap
     from medseg3d.dicom.naming import Naming
+    from medseg3d.dicom.rtstruct_read import Gaps
 
 __all__ = ["ConvertOptions", "Converted", "LabelRules", "Progress", "Status"]
 
@@ -30,6 +31,7 @@ class LabelRules:
         naming: names and ids of labels; None gives every name an id of its own.
         overlap: see ``to_label_map``.
         accept: refusals of contours that shall be warnings, see ``read_rtstruct``.
+        gaps: what becomes of slices without contour between contoured ones, see ``read_rtstruct``.
 
     Raises:
         UsageError: ``accept`` holds a code that cannot be accepted.
@@ -38,6 +40,7 @@ class LabelRules:
     naming: Naming | None = None
     overlap: Overlap = "refuse"
     accept: tuple[str, ...] = ()
+    gaps: Gaps = "leave"
 
     def __post_init__(self) -> None:
         if not self.accept:

@@ -3,58 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from medseg3d.dicom.annotation import Annotation, to_label_map
+from medseg3d.dicom.annotation import Annotation, refuse_all_unmapped, to_label_map, unmapped_name
 from medseg3d.dicom.conversion import LabelRules
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.frames import Annotated
 from medseg3d.dicom.model import SeriesGrid
 from medseg3d.dicom.naming import Naming
-from medseg3d.dicom.rtstruct_read import read_rtstruct
+from medseg3d.dicom.rtstruct_read import read_rois
+from medseg3d.dicom.seg_parts import read_seg_in_parts
 from medseg3d.dicom.seg_read import read_seg
+from medseg3d.dicom.structure_set import read_structure_set
 from medseg3d.errors import DicomError
 
 __all__ = ["read_label_map"]
 
-# Of a part of a series these say nothing: the other parts have what this one lacks.
-OF_THE_WHOLE = frozenset(
-    {"outside_series", "missing_source_slices", "contour_gap", "empty_mask", "contour_outside_image"}
-)
-
 
 def read_label_map(
-    files: Sequence[Annotated], grids: Sequence[SeriesGrid], rules: LabelRules, ids: dict[str, int]
+    files: Sequence[Annotated], parts: Sequence[SeriesGrid], rules: LabelRules, ids: dict[str, int]
 ) -> tuple[NDArray[Any], tuple[Finding, ...]]:
     """One label map of all annotations of a volume.
 
     Args:
         files: annotations of one series; their segments are put together, and a name may be in one of them only.
-        grids: of the volume; several where its slices are no regular grid, each of a part of them, in order along k.
-        rules: how segments become labels.
+        parts: grids of the volume; several where its slices are no regular grid, each of a part of them, in order
+            along k.
+        rules: how segments become labels. Structures that the naming does not map are not read, so that a fault in
+            one of them does no harm; they get a finding.
         ids: name → id of what was met before in this run; used, and added to, where the rules have no naming, so that
             a name has one id in all cases.
 
     Returns:
-        Label ids (i, j, k) over all slices of the grids, and the findings of reading them.
+        Label ids (i, j, k) over all slices of the parts, and the findings of reading them.
 
     Raises:
-        DicomError: an annotation that cannot be read rightly, overlapping segments, one name in two annotations.
+        DicomError: an annotation that cannot be read rightly, overlapping segments, one name in two annotations, or
+            none that is mapped. ``RefusedAnnotation`` where findings say why.
     """
-    annotations = [_together([_read(file, grid, rules) for file in files], files) for grid in grids]
-    if not any(annotation.segments for annotation in annotations):
+    found = [_read(file, parts, rules) for file in files]
+    annotation = _together([annotation for annotation, _ in found], files)
+    unmapped = [name for _, names in found for name in names]
+    if not annotation.segments:
+        if rules.naming is not None:
+            refuse_all_unmapped(unmapped, rules.naming)
         raise DicomError("The annotation has no segment: there is nothing to make a label map of.")
-    maps, findings = [], []
-    for annotation in annotations:
-        voxels, found = to_label_map(annotation, rules.naming or _naming(annotation, ids), overlap=rules.overlap)
-        maps.append(voxels)
-        findings += [*annotation.findings, *found]
-    if len(grids) > 1:
-        findings = [finding for finding in findings if finding.code not in OF_THE_WHOLE]
-    return np.concatenate(maps, axis=2), tuple(dict.fromkeys(findings))
+    voxels, findings = to_label_map(annotation, rules.naming or _naming(annotation, ids), overlap=rules.overlap)
+    left_out = [unmapped_name(repr(name)) for name in unmapped]
+    return voxels, tuple(dict.fromkeys([*annotation.findings, *findings, *left_out]))
 
 
 def _naming(annotation: Annotation, ids: dict[str, int]) -> Naming:
@@ -68,18 +67,27 @@ def _naming(annotation: Annotation, ids: dict[str, int]) -> Naming:
     return Naming(ids)
 
 
-def _read(file: Annotated, grid: SeriesGrid, rules: LabelRules) -> Annotation:
-    if file.modality == "SEG":
-        annotation = read_seg(file.file, grid)
-        if rules.naming is None:
-            return annotation
-        wanted = tuple(s for s in annotation.segments if not rules.naming.ignores(s.name))
-        return Annotation(wanted, grid, annotation.findings)
+def _read(file: Annotated, parts: Sequence[SeriesGrid], rules: LabelRules) -> tuple[Annotation, list[str]]:
+    """The structures of a file that are wanted, and the names of those that the naming does not know."""
 
     def select(name: str) -> bool:
-        return rules.naming is None or not rules.naming.ignores(name)
+        return rules.naming is None or rules.naming.label_of(name) is not None
 
-    return read_rtstruct(file.file, grid, select=select, accept=rules.accept)
+    if file.modality == "SEG":
+        if len(parts) == 1:
+            annotation = read_seg(file.file, parts[0])
+        else:
+            annotation = read_seg_in_parts(file.file, parts, select=select, accept=rules.accept)
+        names = [segment.name for segment in annotation.segments]
+        annotation = replace(annotation, segments=tuple(s for s in annotation.segments if select(s.name)))
+    else:
+        structure_set = read_structure_set(file.file)
+        names = [roi.name for roi in structure_set.rois]
+        annotation = read_rois(
+            structure_set, parts, name=str(file.file), select=select, accept=rules.accept, gaps=rules.gaps
+        )
+    unknown = [n for n in names if not select(n) and rules.naming is not None and not rules.naming.ignores(n)]
+    return annotation, unknown
 
 
 def _together(annotations: Sequence[Annotation], files: Sequence[Annotated]) -> Annotation:

@@ -6,21 +6,21 @@ finding is a refusal that the caller may accept by its code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from medseg3d.dicom.annotation import Annotation, Segment
+from medseg3d.dicom.annotation import Annotation, RefusedAnnotation, Segment
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.model import FileRef, SeriesGrid
 from medseg3d.dicom.rtstruct_place import place_contours
 from medseg3d.dicom.rtstruct_shapes import check_shapes, fill_slices, interpolate_gaps
 from medseg3d.dicom.structure_set import Roi, StructureSet, read_structure_set
-from medseg3d.errors import DicomError, UsageError
+from medseg3d.errors import UsageError
 
-__all__ = ["ACCEPTABLE", "Gaps", "read_rtstruct"]
+__all__ = ["ACCEPTABLE", "Gaps", "joined", "read_rois", "read_rtstruct", "settled"]
 
 Gaps = Literal["leave", "interpolate"]
 
@@ -28,6 +28,7 @@ Gaps = Literal["leave", "interpolate"]
 ACCEPTABLE = {
     "other_frame_of_reference": "coordinates are taken as they are",
     "contour_off_slice": "the contours are left out",
+    "on_missing_slices": "the structure is left out",
     "open_contour": "the contours are left out",
     "damaged_contour": "the contours are left out",
     "duplicate_contour": "each is counted once",
@@ -67,44 +68,81 @@ def read_rtstruct(
         DicomError: not an RTSTRUCT, or damaged; or refusals, all of which the message names.
         UsageError: ``accept`` holds a code that cannot be accepted.
     """
+    return read_rois(read_structure_set(file), [grid], name=str(file), select=select, accept=accept, gaps=gaps)
+
+
+def read_rois(
+    structure_set: StructureSet,
+    parts: Sequence[SeriesGrid],
+    *,
+    name: str,
+    select: Callable[[str], bool] | None = None,
+    accept: Collection[str] = (),
+    gaps: Gaps = "leave",
+) -> Annotation:
+    """``read_rtstruct`` of a structure set that is read already, and of a series with faults.
+
+    Args:
+        structure_set: as read.
+        parts: grids one after another that hold the slices that there are, where some are missing or unevenly apart.
+        name: of the file, for messages.
+        select, accept, gaps: see ``read_rtstruct``.
+
+    Returns:
+        Masks with one slice for each slice that there is, and besides the findings of ``read_rtstruct``
+        ``on_missing_slices``: a refusal for an ROI of which nothing else is drawn.
+    """
     unknown = sorted(set(accept) - set(ACCEPTABLE))
     if unknown:
         raise UsageError(f"{', '.join(unknown)} cannot be accepted; what can is {', '.join(ACCEPTABLE)}.")
-    structure_set = read_structure_set(file)
+    whole = joined(parts)
     rois = [roi for roi in structure_set.rois if select is None or select(roi.name)]
-    findings = list(_reference_findings(structure_set, rois, grid))
+    findings = list(_reference_findings(structure_set, rois, whole))
     segments = []
     for roi in rois:
-        segment, found = _read_roi(roi, grid, gaps)
+        segment, found = _read_roi(roi, parts, whole, gaps)
         findings += found
         if segment is not None:
             segments.append(segment)
-    findings = [_accepted(f) if f.code in accept else f for f in findings]
-    _raise_refusals(findings, file)
-    return Annotation(tuple(segments), grid, tuple(findings))
+    return Annotation(tuple(segments), whole, tuple(settled(findings, accept, name)))
 
 
-def _accepted(finding: Finding) -> Finding:
-    if finding.severity != "refusal":
-        return finding
-    return replace(finding, severity="warning", remedy=f"Accepted: {ACCEPTABLE[finding.code]}.")
+def joined(parts: Sequence[SeriesGrid]) -> SeriesGrid:
+    """All slices as one grid; of several parts, its third axis counts slices and says nothing about distances."""
+    columns, rows, _ = parts[0].shape
+    slices = tuple(ref for part in parts for ref in part.slices)
+    return replace(parts[0], shape=(columns, rows, sum(part.shape[2] for part in parts)), slices=slices)
 
 
-def _raise_refusals(findings: Sequence[Finding], file: object) -> None:
+def settled(findings: Iterable[Finding], accept: Collection[str], name: str) -> list[Finding]:
+    """Findings with the accepted refusals as warnings.
+
+    Raises:
+        RefusedAnnotation: refusals are left; the message names them and the file.
+    """
+    findings = [_accepted(f) if f.code in accept and f.severity == "refusal" else f for f in findings]
     refusals = [f for f in findings if f.severity == "refusal"]
     if refusals:
         listed = "\n".join(f"  {f}" for f in refusals)
         codes = ", ".join(dict.fromkeys(f.code for f in refusals))
-        raise DicomError(
-            f"{file}: {len(refusals)} refusals, no mask is made.\n{listed}\n"
-            f"Leave these ROIs out, or accept what was found ({codes})."
+        raise RefusedAnnotation(
+            f"{name}: {len(refusals)} refusals, no mask is made.\n{listed}\n"
+            f"Leave these ROIs out, or accept what was found ({codes}).",
+            refusals,
         )
+    return findings
 
 
-def _read_roi(roi: Roi, grid: SeriesGrid, gaps: Gaps) -> tuple[Segment | None, list[Finding]]:
+def _accepted(finding: Finding) -> Finding:
+    return replace(finding, severity="warning", remedy=f"Accepted: {ACCEPTABLE[finding.code]}.")
+
+
+def _read_roi(
+    roi: Roi, parts: Sequence[SeriesGrid], grid: SeriesGrid, gaps: Gaps
+) -> tuple[Segment | None, list[Finding]]:
     if not roi.contours:
         return None, [Finding("no_contours", "warning", f"{roi} has no contour: left out.", "Was it never drawn?")]
-    placed, findings = place_contours(roi, grid)
+    placed, findings = place_contours(roi, parts)
     if any(f.code == "no_area" for f in findings):
         return None, findings
     slices, shape_findings = check_shapes(roi, placed, grid)
@@ -139,7 +177,7 @@ def _gap_findings(roi: Roi, contoured: Sequence[int], grid: SeriesGrid, gaps: Ga
         "warning",
         f"{roi}: {missing} slices (of {grid.shape[2]}) without contour between contoured ones (between {shown}): "
         f"{done}.",
-        "" if gaps == "interpolate" else "If every other slice was contoured, ask for gaps to be interpolated.",
+        "" if gaps == "interpolate" else "If every other slice was contoured, pass --interpolate-contours.",
     )
 
 

@@ -222,4 +222,5 @@ def _options_dict(options: ConvertOptions) -> dict[str, Any]:
         "keep_uids": options.keep_uids,
         "overlap": options.labels.overlap,
         "accept": list(options.labels.accept),
+        "interpolate_contours": options.labels.gaps == "interpolate",
     }

@@ -72,6 +72,10 @@ def convert(
         list[str] | None,
         typer.Option(help="A refusal of contours to overlook, such as self_crossing; may be repeated."),
     ] = None,
+    interpolate_contours: Annotated[
+        bool,
+        typer.Option("--interpolate-contours", help="Fill slices without contour between contoured ones, by shape."),
+    ] = False,
     annotation: Annotated[
         str, typer.Option(help="File name or UID of the only RTSTRUCT or SEG to take.", show_default="all")
     ] = "",
@@ -123,7 +127,9 @@ def convert(
         split=split,
         four_d=four_d,
         keep_uids=keep_uids,
-        labels=LabelRules(naming, overlap.value, tuple(accept or ())),
+        labels=LabelRules(
+            naming, overlap.value, tuple(accept or ()), gaps="interpolate" if interpolate_contours else "leave"
+        ),
         series_uid=series,
         annotation=annotation,
         force=force,
