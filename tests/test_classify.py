@@ -299,6 +299,38 @@ def test_grad_cam_lights_where_the_pattern_is(row: int, column: int) -> None:
     assert network.relu.inplace
 
 
+@pytest.mark.parametrize(
+    ("backbone", "options", "layer"),
+    [
+        ("torchvision/resnet18", {}, "model.layer4"),
+        ("torchvision/densenet121", {}, "model.features.denseblock4"),  # what follows is overwritten in place
+        ("monai/EfficientNetBN", {"model_name": "efficientnet-b0"}, "model._bn1"),  # what follows is used many times
+    ],
+)
+def test_the_last_layer_that_can_be_looked_at(backbone: str, options: dict[str, Any], layer: str) -> None:
+    torch.manual_seed(0)
+    image = torch.randn(1, 1, 64, 64)
+    maps = AttentionMaps(ImageClassifier(backbone, options=options).eval(), image)
+    assert maps.layer == layer
+    heat = maps(image, 1)
+    assert heat.shape == (64, 64)
+    assert 0 <= heat.min() <= heat.max() <= 1
+
+
+def test_maps_with_channels_last_are_refused() -> None:
+    class ChannelsLast(Planted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.Identity()
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            maps = self.norm(self.relu(self.conv(image)).permute(0, 2, 3, 1))
+            return self.head(maps.mean(dim=(1, 2)))
+
+    with pytest.raises(ConfigError, match="ChannelsLast keeps its maps with the channels last"):
+        AttentionMaps(ChannelsLast(), torch.zeros(1, 1, 16, 16))
+
+
 def test_a_network_without_a_map_is_told() -> None:
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
     with pytest.raises(ConfigError, match="keeps no map of more than one pixel"):

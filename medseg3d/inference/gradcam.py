@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from medseg3d.errors import ConfigError
 from medseg3d.files import whole_or_not_at_all
 
-__all__ = ["AttentionMaps", "attention_modules", "last_feature_map", "overlay", "rollout", "write_overlay"]
+__all__ = ["AttentionMaps", "attention_modules", "feature_maps", "overlay", "rollout", "write_overlay"]
 
 Floats = NDArray[np.float32]
 OPACITY = 0.5  # of the warmest place
+SKEW = 1.5  # between the proportions of a map and of its image, which rounding makes
 
 
 class AttentionMaps:
@@ -37,14 +39,26 @@ class AttentionMaps:
     """
 
     def __init__(self, network: torch.nn.Module, example: torch.Tensor, *, layer: str = "") -> None:
+        if not layer and attention_modules(network):
+            self.layer, self.network = "", copy.deepcopy(network).eval()
+            return
+        for self.layer in [layer] if layer else feature_maps(network, example)[::-1]:
+            try:
+                self._observe(network)
+                self(example, 0)
+            except RuntimeError as error:
+                # Some networks overwrite a layer's output, which autograd then cannot look at: take the one before.
+                if "modified inplace" not in str(error):
+                    raise
+            else:
+                return
+        raise ConfigError(f"{type(network).__name__} has no layer that Grad-CAM could look at. Leave overlays out.")
+
+    def _observe(self, network: torch.nn.Module) -> None:
         from monai.visualize import GradCAM
 
         # A copy: MONAI's hooks stay on it, and gradients are wanted where the network may be frozen.
         self.network = copy.deepcopy(network).eval().requires_grad_(True)
-        self.layer = layer
-        if not layer and attention_modules(self.network):
-            return
-        self.layer = layer or last_feature_map(self.network, example)
         self._cam = GradCAM(nn_module=self.network, target_layers=self.layer, postprocessing=lambda heat: heat)
 
     def __call__(self, image: torch.Tensor, class_index: int) -> Floats:
@@ -56,18 +70,23 @@ class AttentionMaps:
         return _to_unit(heat[0, 0].detach().float().cpu().numpy())
 
 
-def last_feature_map(network: torch.nn.Module, image: torch.Tensor) -> str:
-    """Name of the module that finishes last of those whose output is a map of more than one pixel.
+def feature_maps(network: torch.nn.Module, image: torch.Tensor) -> list[str]:
+    """Names of the modules whose output is a map of more than one pixel, in the order in which they finish.
+
+    Modules that are used more than once have no gradient of their own and are left out.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or the last maps have their channels last, where Grad-CAM does not look for them.
     """
-    found: list[str] = []
+    found: list[tuple[str, bool]] = []
+    wanted = image.shape[2] / image.shape[3]
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-                found.append(name)
+            if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] > 1:
+                # A map has the proportions of its image; of (batch, row, column, channel) the last two have not.
+                is_map = 1 / SKEW < output.shape[2] / output.shape[3] / wanted < SKEW and output.shape[3] > 1
+                found.append((name, is_map))
 
         return hook
 
@@ -76,12 +95,19 @@ def last_feature_map(network: torch.nn.Module, image: torch.Tensor) -> str:
             if name:
                 hooks.callback(module.register_forward_hook(keep(name)).remove)
         network(image)
-    if not found:
+    if found and not found[-1][1]:
+        raise ConfigError(
+            f"{type(network).__name__} keeps its maps with the channels last, which Grad-CAM cannot read. Leave "
+            "overlays out, or take the backbone from torchvision."
+        )
+    times = Counter(name for name, _ in found)
+    names = [name for name, is_map in found if is_map and times[name] == 1]
+    if not names:
         raise ConfigError(
             f"{type(network).__name__} keeps no map of more than one pixel of images of {tuple(image.shape[2:])}: "
             "there is nothing to draw. Give larger images (image_size)."
         )
-    return found[-1]
+    return names
 
 
 def attention_modules(network: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
