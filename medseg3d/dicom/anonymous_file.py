@@ -27,7 +27,7 @@ from medseg3d.dicom.files import is_dicom
 from medseg3d.dicom.identifiable import burned_in, unfit
 from medseg3d.dicom.identifiers import Identifiers
 from medseg3d.dicom.model import FileRef
-from medseg3d.dicom.pixel_bytes import clear_hidden_bits, trim_pixel_data
+from medseg3d.dicom.pixel_bytes import clear_hidden_bits, strip_streams, trim_pixel_data
 from medseg3d.dicom.profile import Options
 from medseg3d.dicom.pseudonyms import STANDARD_ROOT, Pseudonyms
 from medseg3d.errors import DicomError, OutputError
@@ -144,9 +144,12 @@ def _anonymised(content: bytes, settings: Settings) -> _Copy | None:
     )
     changes[PIXEL_DATA, "cleared hidden bits"] += hidden
     changes[PIXEL_DATA, "cut off trailing bytes"] += trim_pixel_data(dataset, syntax)
+    stripped, tables = strip_streams(dataset, syntax)
+    changes[PIXEL_DATA, "removed what is no image from the stream"] += stripped
     _state_method(dataset, settings.options)
+    before.require_absent_beside_pixels(tables)
     written = _encoded(dataset, syntax)
-    before.require_absent_in(written)
+    before.require_absent_in(_encoded(dataset, ExplicitVRLittleEndian) if syntax.is_deflated else written)
     return _Copy(written, _target(dataset), +changes)
 
 
@@ -170,6 +173,11 @@ class _Before:
     def of(cls, dataset: Dataset) -> _Before:
         keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
         return cls(identifiers_of(dataset), tuple(uid for uid in (text(dataset, key) for key in keywords) if uid))
+
+    def require_absent_beside_pixels(self, tables: bytes) -> None:
+        """Raise ``DicomError`` if a name, an id or a date is in a part of compressed pixels that is no pixel."""
+        if self.identifiers.echo_in(tables.decode("ascii", "replace")):
+            raise DicomError("a name, an id or a date is in the tables of its compressed pixels: decompress it first")
 
     def require_absent_in(self, content: bytes) -> None:
         """Raise ``DicomError`` if a name, an id or a UID of the original is still there."""

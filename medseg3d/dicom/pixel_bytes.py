@@ -1,4 +1,4 @@
-"""What can hide behind the pixels: overlays in unused bits, bytes after the last pixel."""
+"""What can hide behind the pixels: overlays in unused bits, bytes after the last pixel, text in compressed streams."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import math
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLELossless
 
 from medseg3d.dicom.attributes import integer, text
+from medseg3d.dicom.bare_streams import BareStream, bare_rle, bare_stream
 from medseg3d.errors import DicomError
 
-__all__ = ["clear_hidden_bits", "trim_pixel_data"]
+__all__ = ["clear_hidden_bits", "strip_streams", "trim_pixel_data"]
 
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 BIT_POSITION = 0x0102
+# Not video, in which text can hide in too many places.
+_STREAMS = frozenset([*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes])  # and HTJ2K
+MOST_OFFSET = 2**32 - 1
 
 
 def trim_pixel_data(dataset: Dataset, syntax: UID) -> bool:
@@ -38,6 +43,51 @@ def trim_pixel_data(dataset: Dataset, syntax: UID) -> bool:
         return False
     element.value = content[:used] + bytes(used % 2)
     return True
+
+
+def strip_streams(dataset: Dataset, syntax: UID) -> tuple[bool, bytes]:
+    """Take comments, application data and what follows the end out of compressed frames; no pixel changes.
+
+    Each frame becomes one fragment, and the tables of offsets are made anew.
+
+    Returns:
+        Whether anything was taken out; and what is left beside the pixels, to be searched for text.
+
+    Raises:
+        DicomError: a compression that is not known well enough, a damaged stream, frames that are missing.
+    """
+    if not syntax.is_compressed or "PixelData" not in dataset:
+        return False, b""
+    frames = _frames(dataset)
+    bare = [_bare(frame, dataset, syntax) for frame in frames]
+    contents = [stream.content for stream in bare]
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        dataset.pop(keyword, None)
+    few = sum(len(content) + 9 for content in contents) < MOST_OFFSET
+    dataset["PixelData"].value = encapsulate(contents, has_bot=few)
+    # A zero or two pad a stream to an even length.
+    changed = any(old.rstrip(b"\0") != new.rstrip(b"\0") for old, new in zip(frames, contents, strict=True))
+    return changed, b" ".join(stream.tables for stream in bare)
+
+
+def _frames(dataset: Dataset) -> list[bytes]:
+    count = integer(dataset, "NumberOfFrames") or 1
+    tables = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+    offsets = (dataset[tables[0]].value, dataset[tables[1]].value) if all(t in dataset for t in tables) else None
+    frames = list(generate_frames(dataset["PixelData"].value, number_of_frames=count, extended_offsets=offsets))
+    if len(frames) < count:
+        raise DicomError(f"it has {len(frames)} of {count} frames: is it a whole file?")
+    return frames[:count]
+
+
+def _bare(frame: bytes, dataset: Dataset, syntax: UID) -> BareStream:
+    if syntax == RLELossless:
+        return bare_rle(frame, plane_bytes=(integer(dataset, "Rows") or 0) * (integer(dataset, "Columns") or 0))
+    if syntax in _STREAMS:
+        return bare_stream(frame)
+    raise DicomError(
+        f"text may hide in its pixels, which are compressed as {syntax.name}: decompress the file, or leave it out"
+    )
 
 
 def _pixel_bytes(dataset: Dataset) -> int | None:
