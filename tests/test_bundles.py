@@ -29,6 +29,8 @@ ORGANS = {"liver": 1, "spleen": 2, "left_kidney": 3, "right_kidney": 4, "aorta":
 ORGANS |= {"lesion": 8}
 
 # Bundles of 2D images are called image_*: what is done with their data, test_segment2d.py and its like test.
+# Detectors answer with a dict an image, which MONAI's check of shapes does not know; test_detect.py has one.
+TENSOR_BUNDLES = [path for path in BUNDLES if path.name != "image_detection_2d"]
 VOLUME_BUNDLES = [path for path in BUNDLES if not path.name.startswith("image_")]
 
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
@@ -91,7 +93,7 @@ def test_metadata_follows_the_schema(bundle: Path, data_dir: Path, tmp_path: Pat
 test_metadata_follows_the_schema = pytest.mark.real_data(test_metadata_follows_the_schema)
 
 
-@each_bundle
+@pytest.mark.parametrize("bundle", TENSOR_BUNDLES, ids=lambda path: path.name)
 @pytest.mark.parametrize("file", ["train", "inference"])
 def test_network_takes_and_gives_what_the_metadata_says(bundle: Path, file: str) -> None:
     verify_net_in_out(

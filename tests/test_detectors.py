@@ -85,6 +85,7 @@ def test_each_detector_learns_a_step_exports_and_loads_its_weights(architecture:
     assert sum(len(result["boxes"]) for result in expected) > 0 or architecture == "retinanet"
     for one, two, three in zip(expected, loaded, exported, strict=True):
         assert set(one) == {"boxes", "scores", "labels"}
+        assert (one["labels"] >= 1).all()  # 0 is the background
         for key, value in one.items():
             torch.testing.assert_close(two[key], value)
             torch.testing.assert_close(three[key], value, atol=1e-4, rtol=1e-4)

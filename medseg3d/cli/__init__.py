@@ -13,7 +13,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from medseg3d.cli import bundle, classify, compare, datalist, demo, dicom, evaluate, evaluate_images, phantom, segment
+from medseg3d.cli import (
+    bundle,
+    classify,
+    compare,
+    datalist,
+    demo,
+    detect,
+    dicom,
+    evaluate,
+    evaluate_images,
+    phantom,
+    segment,
+)
 from medseg3d.errors import MedsegError
 
 __all__ = ["app", "main"]
@@ -32,6 +44,7 @@ app.add_typer(datalist.app, name="datalist")
 app.add_typer(dicom.app, name="dicom")
 app.command("segment")(segment.segment)
 app.command("classify")(classify.classify)
+app.command("detect")(detect.detect)
 app.command("evaluate")(evaluate.evaluate)
 app.command("evaluate-classification")(evaluate_images.evaluate_classification)
 app.command("evaluate-detection")(evaluate_images.evaluate_detection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medseg3d.inference.cases import find_cases
+from medseg3d.inference.detector import ObjectDetector, evaluate_detections
 from medseg3d.inference.grid import ToImageGridd
 from medseg3d.inference.images2d import find_images
 from medseg3d.inference.postprocess import FillHolesd, KeepLargestComponentd, RemoveSmallComponentsd
@@ -17,6 +18,7 @@ __all__ = [
     "CaseResult",
     "FillHolesd",
     "KeepLargestComponentd",
+    "ObjectDetector",
     "RemoveSmallComponentsd",
     "SegmentReport",
     "Segmenter",
@@ -25,6 +27,7 @@ __all__ = [
     "TiledImage",
     "ToImageGridd",
     "WholeImage",
+    "evaluate_detections",
     "find_cases",
     "find_images",
     "load_weights",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large, resnet, vgg16
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
@@ -264,17 +265,28 @@ class _NoExtra(ExtraFPNBlock):
 # 300 only to within 2 pixels.
 
 
+def _without_background(logits: Tensor, training: bool) -> Tensor:
+    """Logits (image, anchor, class) whose channel 0 is never found: FCOS and RetinaNet have no background class."""
+    if training:
+        return logits
+    return torch.cat([torch.full_like(logits[:, :, :1], -1e4), logits[:, :, 1:]], dim=2)
+
+
 class _FcosHead(FCOSHead):
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
         classes = self.classification_head(x)
         boxes, centreness = self.regression_head(x)
-        return {"cls_logits": classes.float(), "bbox_regression": boxes.float(), "bbox_ctrness": centreness.float()}
+        return {
+            "cls_logits": _without_background(classes.float(), self.training),
+            "bbox_regression": boxes.float(),
+            "bbox_ctrness": centreness.float(),
+        }
 
 
 class _RetinaNetHead(RetinaNetHead):
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
         return {
-            "cls_logits": self.classification_head(x).float(),
+            "cls_logits": _without_background(self.classification_head(x).float(), self.training),
             "bbox_regression": self.regression_head(x).float(),
         }
 
