@@ -20,15 +20,16 @@ from pathlib import Path
 
 from medseg3d.dicom.conversion import Converted, ConvertOptions, Progress, Status
 from medseg3d.dicom.descriptions import shareable
-from medseg3d.dicom.frames import Annotated, Series
+from medseg3d.dicom.frames import Series
 from medseg3d.dicom.jobs import Refusal, jobs_of
+from medseg3d.dicom.matching import matched_annotations
 from medseg3d.dicom.names import volume_names
 from medseg3d.dicom.scanning import Scan, scan
 from medseg3d.dicom.sidecar import hashed_uid
 from medseg3d.dicom.volume_files import VolumeWriter
 from medseg3d.errors import DicomError
 
-__all__ = ["convert", "convert_scan", "unmatched_annotations"]
+__all__ = ["convert", "convert_scan"]
 
 
 def convert(
@@ -76,7 +77,7 @@ def convert_scan(
         )
     ]
     names = volume_names([(outcome.series, outcome.label) for outcome in outcomes])
-    writer = VolumeWriter(Path(out), options, found.annotations, workers)
+    writer = VolumeWriter(Path(out), options, matched_annotations(found), workers)
     results = []
     for name, outcome in zip(names, outcomes, strict=True):
         outcome = replace(outcome, findings=(*outcome.findings, *found.unreadable_beside(outcome.series)))
@@ -84,12 +85,6 @@ def convert_scan(
         if progress is not None:
             progress(len(results), len(outcomes))
     return results
-
-
-def unmatched_annotations(found: Scan) -> list[Annotated]:
-    """Annotations that refer to none of the series that were found: no label map is made of them."""
-    known = {series.uid for series in found.series}
-    return [file for file in found.annotations if not known & set(file.referenced_series)]
 
 
 def _chosen(series: Sequence[Series], uid: str) -> list[Series]:

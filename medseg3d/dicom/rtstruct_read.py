@@ -183,8 +183,10 @@ def _gap_findings(roi: Roi, contoured: Sequence[int], grid: SeriesGrid, gaps: Ga
 
 def _reference_findings(structure_set: StructureSet, rois: Sequence[Roi], grid: SeriesGrid) -> Iterator[Finding]:
     """What the file says about its source, held against the series."""
-    same_series = grid.series_uid in structure_set.series_uids
     drawn = [roi for roi in rois if roi.contours]
+    same_series = grid.series_uid in structure_set.series_uids or (
+        not structure_set.series_uids and _names_images(drawn, grid)
+    )
     foreign = [roi for roi in drawn if not _same_frame(roi, grid)]
     if foreign:
         names = ", ".join(repr(roi.name) for roi in foreign)
@@ -205,6 +207,11 @@ def _reference_findings(structure_set: StructureSet, rois: Sequence[Roi], grid: 
 
 def _same_frame(roi: Roi, grid: SeriesGrid) -> bool:
     return bool(grid.frame_of_reference_uid) and roi.frame_of_reference_uid == grid.frame_of_reference_uid
+
+
+def _names_images(rois: Sequence[Roi], grid: SeriesGrid) -> bool:
+    known = {ref.sop_instance_uid for ref in grid.slices}
+    return any(uid in known for roi in rois for contour in roi.contours for uid, _ in contour.images)
 
 
 def _missing_slices(rois: Sequence[Roi], grid: SeriesGrid) -> Iterator[Finding]:

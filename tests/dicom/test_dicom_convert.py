@@ -20,8 +20,8 @@ from medseg3d.datalist import build_datalist, check_datalist
 from medseg3d.datalist.model import write_datalist
 from medseg3d.dicom import ConvertOptions, convert
 from medseg3d.dicom.conversion import LabelRules
-from medseg3d.dicom.converting import unmatched_annotations
 from medseg3d.dicom.gradients import fsl_gradients
+from medseg3d.dicom.matching import unmatched_annotations
 from medseg3d.dicom.naming import Naming
 from medseg3d.dicom.scanning import scan
 from medseg3d.dicom.seg_write import write_seg

@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 from medseg3d.cli import app
 from medseg3d.dicom import Converted, ConvertOptions, convert
 from medseg3d.dicom.conversion import LabelRules
+from medseg3d.dicom.matching import unmatched_annotations
 from medseg3d.dicom.naming import Naming
+from medseg3d.dicom.scanning import scan
 
 NAMES = ("liver", "GTV 1", "met")
 MISSING = 5
@@ -154,3 +156,42 @@ def test_gaps_between_contours_are_interpolated_on_request(tmp_path):
     shown, label = run("--interpolate-contours")
     assert "interpolated." in shown
     assert_array_equal(label[..., 4] == 2, organs()[..., 4] == 2)
+
+
+class TestAnnotationsWithoutASeries:
+    """Structure sets without RTReferencedSeriesSequence, which is optional."""
+
+    def unnamed(self, folder: Path, *, images: bool) -> Path:
+        ds = pydicom.dcmread(study(folder) / "rtstruct.dcm")
+        for frame in ds.ReferencedFrameOfReferenceSequence:
+            del frame.RTReferencedStudySequence
+        for item in () if images else ds.ROIContourSequence:
+            for contour in item.ContourSequence:
+                del contour.ContourImageSequence
+        ds.save_as(folder / "rtstruct.dcm")
+        return folder
+
+    def test_the_images_of_the_contours_say_which_series_it_is(self, tmp_path):
+        folder = self.unnamed(tmp_path / "in" / "a", images=True)
+        study(tmp_path / "in" / "b", patient="other")
+        of_a = [r for r in convert(tmp_path / "in", tmp_path / "out") if r.series.patient_id == "one"]
+        assert_array_equal(label_of(only(of_a)), organs())
+        assert unmatched_annotations(scan(folder)) == []
+
+    def test_its_frame_of_reference_may_differ_as_with_a_named_series(self, tmp_path):
+        folder = self.unnamed(tmp_path / "in", images=True)
+        ds = pydicom.dcmread(folder / "rtstruct.dcm")
+        for roi in ds.StructureSetROISequence:
+            roi.ReferencedFrameOfReferenceUID = "1.2.3"
+        ds.save_as(folder / "rtstruct.dcm")
+        result = only(convert(folder, tmp_path / "out"))
+        assert_array_equal(label_of(result), organs())
+        assert len(warnings(result, "other_frame_of_reference")) == 1
+
+    def test_without_images_too_it_is_named_and_a_failure(self, tmp_path):
+        folder = self.unnamed(tmp_path / "in", images=False)
+        words = ["dicom", "convert", str(folder), str(tmp_path / "out")]
+        shown = CliRunner().invoke(app, words, env={"COLUMNS": "250"})
+        assert shown.exit_code == 1
+        assert "rtstruct.dcm: this RTSTRUCT names no series, nor an image that is here, no label" in shown.output
+        assert "Wrote 1 of 1 volumes" in shown.output

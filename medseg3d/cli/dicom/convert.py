@@ -92,7 +92,7 @@ def convert(
     slice is which. Series whose geometry is not sound (gaps, tilt, mixed
     orientations, repeats, …) are named with the reason and what to do, and
     become no file; the exit status is then 1, as with files that cannot be
-    read. Localizers, screenshots and single slices are left out and do not
+    read and annotations that name no series. Localizers, screenshots and single slices are left out and do not
     count as failures.
 
     OUT is ready for: medseg3d datalist build OUT --labels OUT/labels.json
@@ -111,7 +111,8 @@ def convert(
       medseg3d dicom convert diffusion/ nifti/ --4d --no-compress
     """
     from medseg3d.dicom.conversion import ConvertOptions, LabelRules
-    from medseg3d.dicom.converting import convert_scan, unmatched_annotations
+    from medseg3d.dicom.converting import convert_scan
+    from medseg3d.dicom.matching import unmatched_annotations
     from medseg3d.dicom.scanning import scan
 
     naming = None
@@ -140,7 +141,8 @@ def convert(
         results = convert_scan(found, out, options=options, workers=workers or None, progress=show)
     _print_volumes(console, results)
     _print_remarks(console, results)
-    _print_rest(console, found, unmatched_annotations(found))
+    unmatched = unmatched_annotations(found)
+    _print_rest(console, found, unmatched)
     written = [result for result in results if result.status == "written"]
     console.print(f"Wrote {len(written)} of {len(results)} volumes to {out}", markup=False)
     if any(result.label for result in written):
@@ -150,7 +152,8 @@ def convert(
             markup=False,
         )
     # A file that cannot be read may be the last slice of any series, which nobody would miss.
-    if any(result.failed for result in results) or found.unreadable or not written:
+    nowhere = [file for file in unmatched if not file.referenced_series]
+    if any(result.failed for result in results) or found.unreadable or nowhere or not written:
         raise typer.Exit(1)
 
 
@@ -185,10 +188,12 @@ def _print_remarks(console: Console, results: Sequence[Converted]) -> None:
 def _print_rest(console: Console, found: Scan, unmatched: Sequence[AnnotationFile]) -> None:
     """Files that became nothing."""
     for file in unmatched[:SHOWN_FILES]:
-        console.print(
-            f"[yellow]{escape(str(file.file))}[/]: the series that this {file.modality} was drawn on is not here, "
-            "no label is made of it."
+        why = (
+            f"the series that this {file.modality} was drawn on is not here"
+            if file.referenced_series
+            else f"this {file.modality} names no series, nor an image that is here"
         )
+        console.print(f"[yellow]{escape(str(file.file))}[/]: {why}, no label is made of it.")
     for broken in found.unreadable[:SHOWN_FILES]:
         console.print(
             f"[red]{escape(str(broken.file))}[/]: not readable, a slice may be missing: {escape(broken.reason)}"
