@@ -109,9 +109,13 @@ class Opener:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, str]]:
-    """Folder and name of every file; links to folders are followed, and each folder is met once."""
+    """Folder and name of every file; links to folders are followed, and each folder is met once.
+
+    A folder that may not be listed is given like a file: reading it says why.
+    """
     met: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    unlisted: list[OSError] = []
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=unlisted.append):
         status = Path(parent).stat()
         if (status.st_dev, status.st_ino) in met:
             folders.clear()
@@ -119,6 +123,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, str]]:
         met.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from ((parent, name) for name in names if _is_wanted(parent, name))
+    yield from (("", error.filename) for error in unlisted)
 
 
 def _is_wanted(parent: str, name: str) -> bool:

@@ -239,3 +239,19 @@ def test_unreadable_files_are_told_of_the_nearest_series(tmp_path: Path) -> None
     told = {uids[s.uid]: [f.message.split(" ")[0] for f in found.unreadable_beside(s)] for s in found.series}
     assert told == {"a/ct": ["1"], "b/ct": ["2"], "b/mr": ["2"]}
     assert not any(str(tmp_path) in str(f) for s in found.series for f in found.unreadable_beside(s))
+
+
+def test_a_folder_that_may_not_be_listed_is_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SyntheticSeries().write(tmp_path / "open")
+    SyntheticSeries().write(tmp_path / "closed")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = scan(tmp_path)
+    assert len(found.series) == 1
+    assert [broken.file for broken in found.unreadable] == [FileRef(tmp_path / "closed")]
