@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,7 +52,7 @@ def better_side(pair: Mapping[str, Any], *, higher_is_better: bool) -> Literal["
     return "a" if sign > 0 else "b" if sign < 0 else ""
 
 
-def infinite_counts(pairs: list[Mapping[str, Any]]) -> dict[str, dict[str, tuple[int, int]]]:
+def infinite_counts(pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[int, int]]]:
     """Method → label → cases with an infinite distance, and cases compared; only where there are any."""
     found: dict[str, dict[str, tuple[int, int]]] = {}
     for pair in pairs:
