@@ -44,11 +44,18 @@ def make(backbone: str, side: int = 64, options: dict[str, Any] | None = None, *
 
 
 @each_backbone
-def test_a_backbone_trains_a_step_exports_and_loads_back(
+def test_a_backbone_has_stages_trains_a_step_exports_and_loads_back(
     backbone: str, side: int, options: dict[str, Any], tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     network = make(backbone, side, options)
+    stages = stages_of(network)
+    assert f"model.{first_convolution(network.model)}.weight" in stages[0]
+    assert f"model.{last_layer(network.model)}.weight" in stages[-1]
+    assert len(stages) >= 4
+    names = [name for stage in stages for name in stage]
+    assert sorted(names) == sorted(name for name, _ in network.named_parameters())
+
     image = torch.randn(2, 1, side, side)
     head = network.model.get_parameter(last_layer(network.model) + ".weight")
     before = head.detach().clone()
@@ -67,19 +74,6 @@ def test_a_backbone_trains_a_step_exports_and_loads_back(
         torch.jit.save(traced, tmp_path / "model.ts")
         assert expected.shape == (2, 3)
         assert torch.allclose(torch.jit.load(tmp_path / "model.ts")(image), expected, atol=1e-4)
-
-
-@each_backbone
-def test_the_first_stage_sees_the_image_and_the_last_gives_the_classes(
-    backbone: str, side: int, options: dict[str, Any]
-) -> None:
-    network = make(backbone, side, options)
-    stages = stages_of(network)
-    assert f"model.{first_convolution(network.model)}.weight" in stages[0]
-    assert f"model.{last_layer(network.model)}.weight" in stages[-1]
-    assert len(stages) >= 4
-    names = [name for stage in stages for name in stage]
-    assert sorted(names) == sorted(name for name, _ in network.named_parameters())
 
 
 @pytest.mark.parametrize(
