@@ -61,7 +61,8 @@ class ConvertOptions:
         max_gap_mm: the largest gap that is interpolated over.
         split: write each part of a series of mixed orientation, matrix or spacing.
         four_d: one file of the stacks of a series that lie on one grid.
-        keep_uids: write UIDs and file names into sidecars; without, UIDs are hashed and file names left out.
+        keep_uids: write UIDs, file names and names of structures into sidecars; without, UIDs are hashed, file names
+            are left out, and findings about labels are their codes and how often each occurs.
         labels: how segments of annotations become labels.
         series_uid: convert this series only: its UID, or the hash that sidecars have; "" for all.
         annotation: file name or SOPInstanceUID of the only annotation to take; "" for all.

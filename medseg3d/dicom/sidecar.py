@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,16 @@ from medseg3d.dicom.model import SliceRef
 from medseg3d.dicom.resample import Resampling
 from medseg3d.geometry import Affine, orientation, spacing_mm
 
-__all__ = ["UidWriter", "finding_dicts", "grid_dict", "hashed_uid", "raw_uid", "resampling_dict", "slices_dict"]
+__all__ = [
+    "UidWriter",
+    "counted_findings",
+    "finding_dicts",
+    "grid_dict",
+    "hashed_uid",
+    "raw_uid",
+    "resampling_dict",
+    "slices_dict",
+]
 
 UidWriter = Callable[[str], str]
 
@@ -40,6 +50,21 @@ def finding_dicts(findings: Iterable[Finding]) -> list[dict[str, str]]:
     return [
         {"code": f.code, "severity": f.severity, "message": f.message, "remedy": f.remedy}
         for f in dict.fromkeys(findings)
+    ]
+
+
+def counted_findings(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """How often each finding occurs, without its message: on an annotation that has names of structures and files,
+    which people type, and type a patient's name into.
+
+    >>> found = [Finding("holes", "note", "ROI 'GTV Doe' has holes."), Finding("holes", "note", "ROI 'CTV' has holes.")]
+    >>> counted_findings(found)
+    [{'code': 'holes', 'severity': 'note', 'count': 2, 'remedy': ''}]
+    """
+    times = Counter((f.code, f.severity, f.remedy) for f in dict.fromkeys(findings))
+    return [
+        {"code": code, "severity": severity, "count": count, "remedy": remedy}
+        for (code, severity, remedy), count in times.items()
     ]
 
 

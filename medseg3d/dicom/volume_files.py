@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,15 @@ from medseg3d.dicom.label_ids import merged_label_ids, read_label_ids
 from medseg3d.dicom.nifti import nifti_header, write_nifti
 from medseg3d.dicom.resample import resampled
 from medseg3d.dicom.rescale import ValueRangeError
-from medseg3d.dicom.sidecar import finding_dicts, grid_dict, hashed_uid, raw_uid, resampling_dict, slices_dict
+from medseg3d.dicom.sidecar import (
+    counted_findings,
+    finding_dicts,
+    grid_dict,
+    hashed_uid,
+    raw_uid,
+    resampling_dict,
+    slices_dict,
+)
 from medseg3d.dicom.volume import iter_slices, stack_dtype
 from medseg3d.errors import CaseError, DicomError, UsageError
 from medseg3d.files import write_json
@@ -32,6 +41,15 @@ __all__ = ["VolumeWriter"]
 
 AIR_HU = -1024
 LABEL_IDS = "labels.json"
+
+
+@dataclass(frozen=True)
+class _Label:
+    """The label map of a volume, if there is one; ``reasons`` are those of the one refusal in its findings."""
+
+    path: Path | None = None
+    findings: tuple[Finding, ...] = ()
+    reasons: tuple[Finding, ...] = ()
 
 
 class VolumeWriter:
@@ -72,14 +90,15 @@ class VolumeWriter:
         except (CaseError, OSError) as error:
             reason = Finding("not_written", "refusal", str(error))
             return Converted(name, job.series, "refused", slices, (*job.findings, reason))
-        label, about_label = self._write_label(name, job)
-        findings = (*job.findings, *found, *about_label)
+        label = self._write_label(name, job)
+        about_image = (*job.findings, *found)
+        findings = (*about_image, *label.findings)
         spacing = spacing_mm(job.affine_ras)
-        result = Converted(name, job.series, "written", slices, findings, _shape(job), spacing, image, label)
+        result = Converted(name, job.series, "written", slices, findings, _shape(job), spacing, image, label.path)
         sidecar = self._path("images", name, ".json")
-        write_json(sidecar, self._sidecar(job, result))
+        write_json(sidecar, self._sidecar(job, result, self._finding_dicts(about_image, label)))
         # Only now: an earlier conversion stays until another stands in its place.
-        for path in earlier - {image, label, sidecar, *gradients}:
+        for path in earlier - {image, label.path, sidecar, *gradients}:
             path.unlink()
         return result
 
@@ -129,23 +148,26 @@ class VolumeWriter:
         write_nifti(path, header, slices, threads=self.workers)
         return tuple(found)
 
-    def _write_label(self, name: str, job: Job) -> tuple[Path | None, tuple[Finding, ...]]:
+    def _write_label(self, name: str, job: Job) -> _Label:
         """The label map of the annotations that refer to the series, and what is to know about it."""
+        # The readers of annotations take a while to import, and most series have none.
         files = [a for a in self.annotations if job.series.uid in a.referenced_series]
         if not files:
-            return None, ()
+            return _Label()
+        from medseg3d.dicom.annotation import RefusedAnnotation
+
         try:
             voxels, findings = self._label_map(files, job)
         except (CaseError, UsageError) as error:
-            return None, (Finding("no_label", "refusal", str(error), "The image is written, without a label."),)
+            reason = Finding("no_label", "refusal", str(error), "The image is written, without a label.")
+            return _Label(None, (reason,), error.findings if isinstance(error, RefusedAnnotation) else ())
         path = self._path("labels", name, self.options.suffix)
         header = nifti_header(voxels.shape, job.affine_ras, voxels.dtype)
         write_nifti(path, header, (voxels[..., k] for k in range(voxels.shape[2])), threads=self.workers)
         write_json(self.out / LABEL_IDS, self.label_ids)
-        return path, findings
+        return _Label(path, findings)
 
     def _label_map(self, files: Sequence[Annotated], job: Job) -> tuple[NDArray[Any], tuple[Finding, ...]]:
-        # The readers of annotations take a while to import, and most series have none.
         from medseg3d.dicom.labels import read_label_map
 
         stack, rules = job.stacks[0], self.options.labels
@@ -161,7 +183,13 @@ class VolumeWriter:
         remark = "Labels were drawn on the slices that there are; each new slice has those of the nearest."
         return np.stack(list(planes), axis=2), (*findings, Finding("resampled_labels", "warning", remark))
 
-    def _sidecar(self, job: Job, result: Converted) -> dict[str, Any]:
+    def _finding_dicts(self, about_image: Sequence[Finding], label: _Label) -> list[dict[str, Any]]:
+        about_label = (*label.findings, *label.reasons)
+        if self.options.keep_uids:
+            return finding_dicts((*about_image, *about_label))
+        return [*finding_dicts(about_image), *counted_findings(about_label)]
+
+    def _sidecar(self, job: Job, result: Converted, findings: Sequence[dict[str, Any]]) -> dict[str, Any]:
         series, uid = job.series, raw_uid if self.options.keep_uids else hashed_uid
         sources = [frame.source for stack in job.stacks for frame in stack.frames]
         content: dict[str, Any] = {
@@ -180,7 +208,7 @@ class VolumeWriter:
             "transfer_syntax_uids": list(series.transfer_syntaxes),
             "slices": slices_dict(sources, uid),
             "resampled": None,
-            "findings": finding_dicts(result.findings),
+            "findings": findings,
             "medseg3d_version": __version__,
             "options": _options_dict(self.options),
         }

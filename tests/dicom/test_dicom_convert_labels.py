@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -195,3 +196,40 @@ class TestAnnotationsWithoutASeries:
         assert shown.exit_code == 1
         assert "rtstruct.dcm: this RTSTRUCT names no series, nor an image that is here, no label" in shown.output
         assert "Wrote 1 of 1 volumes" in shown.output
+
+
+class TestSidecar:
+    NAMES = ("liver", "GTV Doe Jane")
+
+    def convert(self, tmp_path: Path, **options) -> tuple[Converted, str]:
+        """A conversion whose label map is refused, and its sidecar."""
+        folder = study(tmp_path / "Doe_Jane", names=self.NAMES)
+
+        def open_one(item: Dataset) -> None:
+            item.ContourSequence[0].ContourGeometricType = "OPEN_PLANAR"
+
+        edit_contours(folder, "GTV Doe Jane", open_one)
+        result = only(convert(folder, tmp_path / "out", options=ConvertOptions(**options)))
+        return result, result.image.with_name(f"{result.name}.json").read_text()
+
+    def test_it_has_codes_and_counts_instead_of_names(self, tmp_path):
+        result, text = self.convert(tmp_path)
+        assert "Doe_Jane/rtstruct.dcm" in refusals(result)
+        assert "GTV Doe Jane" in refusals(result)
+        assert "doe" not in text.lower()
+        remedy = "The image is written, without a label."
+        first, second = json.loads(text)["findings"]
+        assert first == {"code": "no_label", "severity": "refusal", "count": 1, "remedy": remedy}
+        assert (second["code"], second["severity"], second["count"]) == ("open_contour", "refusal", 1)
+
+    def test_accepted_and_mapped_it_has_neither(self, tmp_path):
+        naming = Naming({"liver": 1, "tumour": 2}, {"GTV*": "tumour"})
+        result, text = self.convert(tmp_path, labels=LabelRules(naming, accept=("open_contour",)))
+        assert result.label is not None
+        assert len(warnings(result, "open_contour")) == 1
+        assert "doe" not in text.lower()
+
+    def test_names_are_kept_on_request(self, tmp_path):
+        _, text = self.convert(tmp_path, keep_uids=True)
+        assert "1 OPEN_PLANAR among 4 contours" in text
+        assert "GTV Doe Jane" in text

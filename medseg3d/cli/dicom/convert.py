@@ -81,7 +81,7 @@ def convert(
     ] = "",
     series: Annotated[str, typer.Option(help="UID of the only series to convert.", show_default="all")] = "",
     keep_uids: Annotated[
-        bool, typer.Option("--keep-uids", help="UIDs and file names in sidecars, which else have hashes.")
+        bool, typer.Option("--keep-uids", help="UIDs, names of files and ROIs in sidecars, which else have hashes.")
     ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Cores to use; 0 takes all.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
