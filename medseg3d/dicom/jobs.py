@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 
 from medseg3d.dicom.attributes import text
+from medseg3d.dicom.checks import SPLITTABLE
 from medseg3d.dicom.files import Opener
 from medseg3d.dicom.findings import Finding
 from medseg3d.dicom.fourd import common_label, equal_grids
@@ -22,8 +23,6 @@ __all__ = ["FIXABLE", "Job", "Refusal", "frame_of_reference", "jobs_of", "lattic
 
 # Refusals that --fix resample removes.
 FIXABLE = frozenset({"gap", "uneven_spacing", "gantry_tilt", "shifted_slice"})
-# Refusals of a series whose stacks are sound: --split writes each.
-SPLITTABLE = frozenset({"mixed_orientation", "mixed_matrix", "mixed_spacing", "mixed_frame_of_reference"})
 # Of a stack that nobody meant as a volume: a localizer, a screenshot, a single slice.
 NOT_A_VOLUME = "not_a_volume"
 # Distances that differ by less than this part are of one regular grid.

@@ -25,6 +25,7 @@ def write_rtstruct_of_file(
     holes: Holes = "keyhole",
     codes: str | Path | None = None,
     series_uid: str | None = None,
+    volume: str | None = None,
     series_description: str = "Contours",
     force: bool = False,
 ) -> tuple[Finding, ...]:
@@ -38,6 +39,7 @@ def write_rtstruct_of_file(
         holes: ``"keyhole"`` or ``"xor"``.
         codes: YAML with codes and colours of labels: see ``read_codes``.
         series_uid: which series, where ``series`` holds several.
+        volume: label of the volume, where the series holds several (``t003``, ``b1000``).
         series_description: of the RTSTRUCT.
         force: replace a file of this name.
 
@@ -49,7 +51,7 @@ def write_rtstruct_of_file(
         CaseError: a mask or series that cannot be read, or not on one grid; a series that cannot be referred to.
     """
     output = Path(output)
-    grid = read_grid(series, series_uid=series_uid)
+    grid = read_grid(series, series_uid=series_uid, volume=volume)
     require_free(output, Path(mask), grid, force=force)
     read = read_mask(mask, grid, labels=labels)
     return write_rtstruct(

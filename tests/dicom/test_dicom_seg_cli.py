@@ -71,9 +71,8 @@ def test_the_quickest_way_with_labels_and_codes(tmp_path, series, mask):
     status, output, _ = run(mask, "--series", tmp_path / "ct", "-o", tmp_path / "s.dcm", *words)
     assert status == 0
     assert "note: uncoded label: No SNOMED CT code is known for 'thing'" in output
-    status, output, _ = run(
-        mask, "--series", tmp_path / "ct", "-o", tmp_path / "s.dcm", "--force", *words, "--codes", tmp_path / "codes.yaml"
-    )
+    to_seg = ["--series", tmp_path / "ct", "-o", tmp_path / "s.dcm", "--force"]
+    status, output, _ = run(mask, *to_seg, *words, "--codes", tmp_path / "codes.yaml")
     assert (status, "uncoded" in output) == (0, False)
     found = read_seg(tmp_path / "s.dcm", series)
     assert [(s.name, s.meaning) for s in found.segments][-1] == ("thing", "Spleen")

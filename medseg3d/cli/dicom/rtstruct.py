@@ -36,6 +36,9 @@ def rtstruct(
     series_uid: Annotated[
         str | None, typer.Option(help="The series, where there are several.", show_default=False)
     ] = None,
+    volume: Annotated[
+        str | None, typer.Option(help="The volume, where the series holds several (t003, b1000).", show_default=False)
+    ] = None,
     description: Annotated[str, typer.Option(help="Series description.")] = "Contours",
     force: Annotated[bool, typer.Option("--force", help="Replace a file of this name.")] = False,
 ) -> None:
@@ -64,6 +67,7 @@ def rtstruct(
         holes=holes.value,
         codes=codes,
         series_uid=series_uid,
+        volume=volume,
         series_description=description,
         force=force,
     )
