@@ -131,8 +131,8 @@ def _modality(stored: NDArray[Any], ds: Dataset, header: Header, frame: Frame) -
     from pydicom.pixels import apply_modality_lut
 
     if frame.unusable:
-        raise CaseError(f"{' and '.join(frame.unusable)} of this image is empty or no number: its values have no scale. "
-                        "Export it again.")  # fmt: skip
+        wrong = " and ".join(frame.unusable)
+        raise CaseError(f"{wrong} of this image is empty or no number: its values have no scale. Export it again.")
     stored = stored.astype(stored.dtype.newbyteorder("="))
     if header.modality_lut:
         values = apply_modality_lut(stored, ds)
