@@ -476,6 +476,13 @@ def test_the_command_classifies_a_folder(trained: Path, tmp_path: Path) -> None:
     assert record["failed"].keys() == {"cut"}
 
 
+def test_a_bundle_that_does_not_classify_is_refused(spots: Path, tmp_path: Path) -> None:
+    bundle = str(BUNDLE.with_name("mri_hippocampus_segmentation"))
+    result = CliRunner().invoke(app, ["classify", str(spots), str(tmp_path), "--bundle", bundle])
+    assert isinstance(result.exception, UsageError)
+    assert "it runs a Segmenter, this command wants a Classifier" in str(result.exception)
+
+
 def test_several_classes_and_colours_train(spots: Path, tmp_path: Path) -> None:
     content = json.loads(spots.read_text()) | {"multi_label": True, "labels": {"spot": 0, "round": 1}}
     for index, item in enumerate([*content["training"], *content["testing"]]):

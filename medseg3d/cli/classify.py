@@ -90,4 +90,5 @@ def classify(
         weights=weights,
         config_files=config_file or (),
         overrides=overrides,
+        evaluator="Classifier",
     )

@@ -74,17 +74,22 @@ def run_inference(
     weights: Path | None = None,
     config_files: Sequence[Path] = (),
     overrides: Mapping[str, Any] | None = None,
+    evaluator: str = "",
 ) -> None:
     """Run a bundle's ``inference.yaml`` over ``source``, whatever it does with images.
 
     Args:
         bundle, source, output_dir, device, weights, config_files: as ``run_bundle``.
         overrides: further ids and their values.
+        evaluator: name of the class that the bundle must run, such as ``Classifier``; any when empty.
 
     Raises:
         MedsegError: as the configuration's own steps; ``ConfigError`` where it is wrong.
-        UsageError: no CUDA device; a configuration file that is not there.
+        UsageError: no CUDA device; a configuration file that is not there; a bundle for something else.
     """
+    files = _files(bundle, config_files)
+    if evaluator:
+        _require_evaluator(bundle, files, evaluator)
     values: dict[str, Any] = {
         "bundle_root": str(bundle),
         "dataset_dir": str(source),
@@ -95,7 +100,16 @@ def run_inference(
         values["device"] = _checked_device(device)
     if weights is not None:
         values["weights"] = str(weights)
-    _run([str(file) for file in _files(bundle, config_files)], values)
+    _run([str(file) for file in files], values)
+
+
+def _require_evaluator(bundle: Path, files: Sequence[Path], wanted: str) -> None:
+    """Say that a bundle is for something else, before overrides that it does not know are named one by one."""
+    config = ConfigParser.load_config_files([str(file) for file in files])
+    runs = str(config.get("evaluator", {}).get("_target_", "none")).rpartition(".")[2]
+    if runs != wanted:
+        raise UsageError(f"{bundle.resolve().name} is for something else: it runs a {runs}, this command wants a "
+                         f"{wanted}. `medseg3d bundle list` names the bundles.")  # fmt: skip
 
 
 def _files(bundle: Path, config_files: Sequence[Path]) -> list[Path]:
