@@ -92,8 +92,8 @@ def convert(
     slice is which. Series whose geometry is not sound (gaps, tilt, mixed
     orientations, repeats, …) are named with the reason and what to do, and
     become no file; the exit status is then 1, as with files that cannot be
-    read and annotations that name no series. Localizers, screenshots and single slices are left out and do not
-    count as failures.
+    read and annotations that name no series. Localizers, screenshots and
+    single slices are left out and do not count as failures.
 
     OUT is ready for: medseg3d datalist build OUT --labels OUT/labels.json
 
