@@ -7,10 +7,13 @@ was missed: ranked last, never averaged).
 
 from medseg3d.statistics.agreement import BlandAltman, Icc, bland_altman, icc_agreement
 from medseg3d.statistics.bootstrap import (
+    FEW_PATIENTS,
+    FEWEST_PATIENTS,
     LEVEL,
     RESAMPLES,
     Clusters,
     Interval,
+    few_patients,
     mean_intervals,
     mean_of_means_interval,
     median_intervals,
@@ -20,6 +23,8 @@ from medseg3d.statistics.paired import PairedTest, holm, paired_test
 from medseg3d.statistics.ranking import Ranking, rank_methods
 
 __all__ = [
+    "FEWEST_PATIENTS",
+    "FEW_PATIENTS",
     "LEVEL",
     "RESAMPLES",
     "BlandAltman",
@@ -31,6 +36,7 @@ __all__ = [
     "Ranking",
     "bland_altman",
     "describe",
+    "few_patients",
     "holm",
     "icc_agreement",
     "mean_intervals",

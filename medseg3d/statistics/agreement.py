@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medseg3d.statistics.bootstrap import LEVEL, RESAMPLES, Clusters, Interval, cluster_intervals
+from medseg3d.statistics.bootstrap import FEWEST_PATIENTS, LEVEL, RESAMPLES, Clusters, Interval, cluster_intervals
 
 __all__ = ["ICC_FORM", "BlandAltman", "Icc", "bland_altman", "icc", "icc_agreement"]
 
@@ -30,7 +30,7 @@ class BlandAltman:
         bias, sd: Mean and standard deviation of the differences; NaN for the latter with one pair.
         limits: bias ± 1.96 sd (at ``level`` 0.95).
         bias_interval, lower_interval, upper_interval: Of the bias and of either limit; None with fewer than two
-            patients.
+            patients, or than five where some have several cases.
     """
 
     n: int
@@ -73,7 +73,7 @@ def bland_altman(
     sd = float(difference.std(ddof=1)) if n > 1 else float("nan")
     z = float(norm.ppf((1 + level) / 2))
     limits = (bias - z * sd, bias + z * sd)
-    if clusters.size < 2:
+    if clusters.size < (FEWEST_PATIENTS if clusters.size < n else 2):
         return BlandAltman(n, bias, sd, limits, None, None, None)
     if clusters.size < n:
 
@@ -112,7 +112,7 @@ def icc_agreement(
     def of_drawn(weights: Floats) -> Floats:
         return np.array([[_icc_value(np.repeat(table, counts, axis=0))] for counts in _case_counts(weights, clusters)])
 
-    if clusters.size < 2:
+    if clusters.size < FEWEST_PATIENTS:
         return Icc(_icc_value(table), None)
     interval = cluster_intervals(of_drawn, clusters.size, level=level, resamples=resamples, seed=seed)[0]
     return Icc(_icc_value(table), interval)

@@ -5,6 +5,12 @@ get bias-corrected and accelerated (BCa) limits, and percentile limits where tho
 distinct values than it takes). Medians get percentile limits: BCa's acceleration rests on the jackknife, which is
 inconsistent for a median. Sources: Efron 1987; Efron and Tibshirani 1993, chapters 11 and 14; Field and Welsh 2007
 for drawing clusters.
+
+Few patients: bootstrap intervals are too narrow then. Simulated with normal and beta(8, 2) values, 95 % intervals of
+the mean held the truth in 46 to 51 % of studies with 2 patients, 68 to 73 % with 3, 81 to 84 % with 5, 89 % with 10,
+and 92 to 93 % with 15. So there is none below ``FEWEST_PATIENTS``, and whoever shows one of fewer than
+``FEW_PATIENTS`` says so. There is none for a mean, either, where all patients are alike: equal values cannot tell how
+far others may lie.
 """
 
 from __future__ import annotations
@@ -18,11 +24,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "FEWEST_PATIENTS",
+    "FEW_PATIENTS",
     "LEVEL",
     "RESAMPLES",
     "Clusters",
     "Interval",
     "cluster_intervals",
+    "few_patients",
     "mean_intervals",
     "mean_of_means_interval",
     "median_intervals",
@@ -31,6 +40,8 @@ __all__ = [
 LEVEL = 0.95
 RESAMPLES = 2000
 SEED = 0
+FEWEST_PATIENTS = 5
+FEW_PATIENTS = 15
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -73,6 +84,23 @@ class Clusters:
         return Clusters.of(self.index[kept])
 
 
+def few_patients(patients: int) -> str:
+    """What is to be said of intervals over so few patients; nothing where there are enough.
+
+    >>> few_patients(7)
+    'Few patients (7): intervals are too narrow, and hold the true value less often than they claim.'
+    >>> few_patients(2)
+    'Too few patients for intervals: 2, and 5 are needed.'
+    """
+    if patients < FEWEST_PATIENTS:
+        return f"Too few patients for intervals: {patients}, and {FEWEST_PATIENTS} are needed."
+    if patients < FEW_PATIENTS:
+        return (
+            f"Few patients ({patients}): intervals are too narrow, and hold the true value less often than they claim."
+        )
+    return ""
+
+
 def mean_intervals(
     values: ArrayLike,
     patients: Sequence[str] | Clusters,
@@ -91,10 +119,11 @@ def mean_intervals(
         patients: of each case.
 
     Returns:
-        Limits a column; None with an infinite value, or with fewer than two patients.
+        Limits a column; None with an infinite value, with fewer than ``FEWEST_PATIENTS``, or where nothing varies.
 
-    >>> mean_intervals([0.5, 0.5, 0.5], ["a", "b", "c"])
-    [(0.5, 0.5)]
+    >>> low, high = mean_intervals([0.5, 0.6, 0.7, 0.8, 0.9], list("abcde"))[0]
+    >>> 0.5 < low < 0.7 < high < 0.9
+    True
     """
     table = _columns(values)
     clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
@@ -104,13 +133,13 @@ def mean_intervals(
         finite = [c for c in columns if not np.isinf(table[:, c]).any()]
         rows: NDArray[np.bool_] = np.any(known[:, columns], axis=1)
         used = clusters.where(rows)
-        if used.size < 2 or not finite:
+        if used.size < FEWEST_PATIENTS or not finite:
             continue
         part, defined = table[rows][:, finite], known[rows][:, finite]
         statistic = _drawn_mean(used.sums(np.where(defined, part, 0.0)), used.sums(defined.astype(float)))
         limits = cluster_intervals(statistic, used.size, level=level, resamples=resamples, seed=seed)
         for column, limit in zip(finite, limits, strict=True):
-            result[column] = limit
+            result[column] = _unless_flat(limit)
     return result
 
 
@@ -126,7 +155,7 @@ def median_intervals(
 
     Arguments and the rest are those of ``mean_intervals``.
 
-    >>> median_intervals([1.0, 2.0, np.inf], ["a", "b", "c"])
+    >>> median_intervals([1.0, 2.0, 2.0, np.inf, np.inf], list("abcde"))
     [(1.0, inf)]
     """
     table = _columns(values)
@@ -136,7 +165,7 @@ def median_intervals(
     for columns in _alike(clusters, known):
         rows: NDArray[np.bool_] = np.any(known[:, columns], axis=1)
         used = clusters.where(rows)
-        if used.size < 2:
+        if used.size < FEWEST_PATIENTS:
             continue
         statistic = _drawn_medians(table[rows][:, columns], used.index)
         limits = cluster_intervals(
@@ -157,17 +186,18 @@ def mean_of_means_interval(
 ) -> Interval | None:
     """Limits of the mean over columns of their means over cases, so that every column (a label) weighs the same.
 
-    A column that no drawn patient has a value in is left out of that draw. None with fewer than two patients, or with
-    an infinite value. Arguments are those of ``mean_intervals``.
+    A column that no drawn patient has a value in is left out of that draw. Arguments are those of ``mean_intervals``,
+    and so are the reasons for None.
 
-    >>> mean_of_means_interval([[1.0, 0.0], [1.0, 0.0]], ["a", "b"])
-    (0.5, 0.5)
+    >>> low, high = mean_of_means_interval([[1.0, 0.0], [0.8, 0.1], [0.9, 0.3], [0.7, 0.2], [0.8, 0.4]], list("abcde"))
+    >>> 0.4 < low < 0.52 < high < 0.6
+    True
     """
     table = _columns(values)
     known = ~np.isnan(table)
     rows: NDArray[np.bool_] = np.any(known, axis=1)
     clusters = (patients if isinstance(patients, Clusters) else Clusters.of(patients)).where(rows)
-    if clusters.size < 2 or np.isinf(table).any():
+    if clusters.size < FEWEST_PATIENTS or np.isinf(table).any():
         return None
     sums, counts = clusters.sums(np.where(known, table, 0.0)[rows]), clusters.sums(known[rows].astype(float))
 
@@ -176,7 +206,7 @@ def mean_of_means_interval(
         means = np.divide(weights @ sums, drawn, out=np.zeros_like(drawn), where=drawn > 0)
         return np.round(means.sum(axis=1) / (drawn > 0).sum(axis=1), 12)[:, None]
 
-    return cluster_intervals(statistic, clusters.size, level=level, resamples=resamples, seed=seed)[0]
+    return _unless_flat(cluster_intervals(statistic, clusters.size, level=level, resamples=resamples, seed=seed)[0])
 
 
 def cluster_intervals(
@@ -220,6 +250,10 @@ def cluster_intervals(
         (float(a), float(b)) if np.isfinite(a) and np.isfinite(b) else _percentiles(column, level)
         for a, b, column in zip(low, high, draws, strict=True)
     ]
+
+
+def _unless_flat(limits: Interval | None) -> Interval | None:
+    return None if limits is None or limits[0] == limits[1] else limits
 
 
 def _percentiles(draws: Floats, level: float) -> Interval | None:

@@ -19,16 +19,18 @@ class MetricSummary:
 
     Attributes:
         n: Cases with a value, infinite ones included.
+        patients: Whose they are.
         mean: NaN where a value is infinite (or there is none): a mean without them would improve with every miss.
         sd: With n - 1; NaN as the mean is, and for a single value.
         median, q1, q3, minimum, maximum: Infinite values rank last, so that these may be infinite.
-        interval_mean: None as the mean is NaN, or with fewer than two patients.
-        interval_median: None with fewer than two patients; its ends may be infinite.
+        interval_mean: None as the mean is NaN, with fewer than five patients, or where all are alike.
+        interval_median: None with fewer than five patients; its ends may be infinite.
         infinite: Cases whose distance is infinite, because only one side has the label.
         undefined: Cases without a value (NaN), which count nowhere else.
     """
 
     n: int
+    patients: int
     mean: float
     sd: float
     median: float
@@ -61,7 +63,7 @@ def describe(
     clusters = Clusters.of(patients)
     means = mean_intervals(table, clusters, level=level, resamples=resamples, seed=seed)
     medians = median_intervals(table, clusters, level=level, resamples=resamples, seed=seed)
-    return [_summary(*column) for column in zip(table.T, means, medians, strict=True)]
+    return [_summary(column, clusters, *limits) for column, *limits in zip(table.T, means, medians, strict=True)]
 
 
 def quantile(ranked: NDArray[np.float64], q: float) -> float:
@@ -83,13 +85,14 @@ def quantile(ranked: NDArray[np.float64], q: float) -> float:
 
 
 def _summary(
-    column: NDArray[np.float64], interval_mean: Interval | None, interval_median: Interval | None
+    column: NDArray[np.float64], clusters: Clusters, interval_mean: Interval | None, interval_median: Interval | None
 ) -> MetricSummary:
     ranked = np.sort(column[~np.isnan(column)])
     n, infinite = len(ranked), int(np.isinf(ranked).sum())
     averaged = n > 0 and not infinite
     return MetricSummary(
         n=n,
+        patients=clusters.where(~np.isnan(column)).size,
         mean=float(ranked.mean()) if averaged else float("nan"),
         sd=float(ranked.std(ddof=1)) if averaged and n > 1 else float("nan"),
         median=quantile(ranked, 0.5),
