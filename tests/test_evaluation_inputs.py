@@ -95,7 +95,16 @@ def test_seven_bad_inputs_are_named_in_one_table_and_the_rest_is_evaluated(folde
 def test_all_well_is_exit_status_0(folders, tmp_path):
     result = run(*folders, "--labels", LABELS, "--out", tmp_path / "out")
     assert result.exit_code == 0
-    assert "4 cases of 4 patients scored. Report:" in result.stdout
+    assert "4 cases (patients unknown: each case taken as one) scored. Report:" in result.stdout
+    assert "Too few patients for intervals: 4, and 5 are needed." in result.stdout
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["patients_known"] is False
+    assert "It is not known which patients they are of: each case is taken for one." in (
+        tmp_path / "out" / "report.html"
+    ).read_text("utf-8")
+    (tmp_path / "p.csv").write_text("case,patient\na,P\nb,P\nc,P\nd,P\n")
+    known = run(*folders, "--labels", LABELS, "--out", tmp_path / "out", "--patients", tmp_path / "p.csv")
+    assert "4 cases of 1 patient scored." in known.stdout
     assert "Problems" not in result.stdout
 
 

@@ -79,16 +79,18 @@ def test_regions_hold_their_labels_and_do_not_count_in_the_headline(study, tmp_p
 
 def test_intervals_are_over_patients(study, tmp_path):
     halves = [blocks((1, slice(0, 8))), blocks((1, slice(4, 12)))]
-    pairs = [(halves[0], halves[i % 3 == 0]) for i in range(6)]
-    patients = ["a", "a", "b", "b", "c", "c"]
+    pairs = [(halves[0], halves[i % 3 == 0]) for i in range(10)]
+    patients = list("aabbccddee")
     summary = run(study(pairs, patients), tmp_path / "out")
-    assert (summary["cases"], summary["patients"]) == (6, 3)
+    assert (summary["cases"], summary["patients"], summary["patients_known"]) == (10, 5, True)
     dice = summary["labels"]["edema"]["metrics"]["dice"]
-    values = [1.0 if i % 3 else 0.5 for i in range(6)]
+    assert (dice["n"], dice["patients"]) == (10, 5)
+    assert summary["headline"]["warning"].startswith("Few patients (5): intervals are too narrow")
+    values = [1.0 if i % 3 else 0.5 for i in range(10)]
     assert dice["mean"] == pytest.approx(np.mean(values))
     assert dice["interval_mean"] == pytest.approx(mean_intervals(values, patients)[0])
     # Core is in no case: its Dice is undefined, and the headline is edema's alone.
-    assert summary["labels"]["core"]["metrics"]["dice"]["undefined"] == 6
+    assert summary["labels"]["core"]["metrics"]["dice"]["undefined"] == 10
     assert summary["headline"]["value"] == dice["mean"]
     assert summary["headline"]["interval"] == pytest.approx(dice["interval_mean"])
 
@@ -277,6 +279,7 @@ def test_processes_find_the_same(study, tmp_path, monkeypatch):
 def test_one_case_is_enough(study, tmp_path):
     summary = run(study([(blocks((1, slice(0, 8))), blocks((1, slice(4, 12))))]), tmp_path / "out")
     assert summary["headline"]["interval"] is None
+    assert summary["headline"]["warning"] == "Too few patients for intervals: 1, and 5 are needed."
     assert summary["labels"]["edema"]["metrics"]["dice"]["interval_mean"] is None
     assert summary["labels"]["edema"]["volume_agreement"]["limits_ml"] is None
     assert (tmp_path / "out" / "report.html").is_file()

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from medseg3d.cli.evaluate import cases_of
+
 __all__ = ["compare"]
 
 LOG_WIDTH = 150
@@ -61,7 +63,7 @@ def compare(
     console.print(pair_table(content))
     for line in _remarks(content):
         console.print(f"[yellow]{escape(line)}[/]")
-    console.print(f"{_scope(content)} compared. Report: {escape(str(comparison.report))}")
+    console.print(f"{cases_of(content)} compared. Report: {escape(str(comparison.report))}")
 
 
 def pair_table(content: Mapping[str, Any]) -> Table:
@@ -94,8 +96,9 @@ def _difference(pair: Mapping[str, Any]) -> str:
 def _remarks(content: Mapping[str, Any]) -> list[str]:
     """What the table does not show: infinite values, cases and labels that were left out."""
     from medseg3d.report.pairs import infinite_counts
+    from medseg3d.statistics import few_patients
 
-    lines = []
+    lines = [few_patients(content["patients"])] if few_patients(content["patients"]) else []
     shown = [pair for pair in content["pairs"] if pair["metric"] == content["metric"]]
     for name, of_label in infinite_counts(shown).items():
         counts = ", ".join(f"{n} of {total} ({label})" for label, (n, total) in of_label.items())
@@ -107,12 +110,6 @@ def _remarks(content: Mapping[str, Any]) -> list[str]:
         if labels:
             lines.append(f"Labels only in {name} and some others: left out ({', '.join(labels)}).")
     return lines
-
-
-def _scope(content: Mapping[str, Any]) -> str:
-    from medseg3d.report.words import count
-
-    return f"{count(content['cases'], 'case')} of {count(content['patients'], 'patient')}"
 
 
 def _p(pair: Mapping[str, Any]) -> str:

@@ -197,11 +197,19 @@ def _print(summary: Summary, console: Console) -> None:
         console.print(_problem_table(summary))
     console.print(_score_table(summary))
     content = summary.content
-    patients = content["patients"]
-    console.print(
-        f"{content['cases']} cases of {patients} patient{'' if patients == 1 else 's'} scored"
-        f"{_failures(summary)}. Report: {escape(str(summary.report))}"
-    )
+    if warning := content["headline"]["warning"]:
+        console.print(f"[yellow]{escape(warning)}[/]")
+    console.print(f"{cases_of(content)} scored{_failures(summary)}. Report: {escape(str(summary.report))}")
+
+
+def cases_of(content: Mapping[str, Any]) -> str:
+    """How many cases of how many patients a summary or a comparison is of."""
+    from medseg3d.report.words import count
+
+    cases = count(content["cases"], "case")
+    if content["patients_known"]:
+        return f"{cases} of {count(content['patients'], 'patient')}"
+    return f"{cases} (patients unknown: each case taken as one)" if content["cases"] > 1 else cases
 
 
 def _failures(summary: Summary) -> str:
@@ -228,7 +236,7 @@ def _problem_table(summary: Summary) -> Table:
 
 def _score_table(summary: Summary) -> Table:
     headline = summary.content["headline"]
-    table = Table("label", "cases", "missed", "spurious", title="Scores, with 95 % intervals over patients",
+    table = Table("label", "cases", "missed", "spurious", title="Scores, with 95 % confidence intervals over patients",
                   title_justify="left")  # fmt: skip
     for heading in ("Dice, mean", "NSD, mean", "HD95 (mm), median"):
         table.add_column(heading, justify="right")

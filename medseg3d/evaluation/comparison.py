@@ -19,7 +19,7 @@ from medseg3d.errors import UsageError
 from medseg3d.evaluation.files import read_cases, write_table
 from medseg3d.evaluation.provenance import versions
 from medseg3d.evaluation.summary import SCHEMA as EVALUATION_SCHEMA
-from medseg3d.evaluation.summary import json_number
+from medseg3d.evaluation.summary import json_number, patients_known
 from medseg3d.files import write_json
 from medseg3d.statistics import LEVEL, RESAMPLES, PairedTest, holm, paired_test, rank_methods
 
@@ -104,6 +104,7 @@ def compare_runs(
         "runs": {method.name: str(method.folder) for method in methods},
         "cases": int(values.index.get_level_values("case").nunique()),
         "patients": int(values.index.get_level_values("patient").nunique()),
+        "patients_known": patients_known(zip(*map(values.index.get_level_values, ("case", "patient")), strict=True)),
         "left_out": left_out,
         "left_out_labels": left_out_labels,
         "metric": metric,

@@ -25,6 +25,9 @@ from medseg3d.volume import SUFFIXES
 
 __all__ = ["Summary", "evaluate", "make_scoring", "run_evaluation", "score_case"]
 
+# score_labels' own: voxels that share a face, an edge or a corner are one lesion.
+LESION_CONNECTIVITY = 26
+
 logger = logging.getLogger("medseg3d")
 
 
@@ -257,6 +260,7 @@ def _settings(scoring: Scoring) -> dict[str, Any]:
     return {
         "lesions": sorted(scoring.lesions),
         "lesion_overlap_iou": scoring.lesion_overlap if scoring.lesions else None,
+        "lesion_connectivity": LESION_CONNECTIVITY if scoring.lesions else None,
         "resample": scoring.resample,
         "other_labels": scoring.other_labels,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,13 @@ from medseg3d.statistics import (
     MetricSummary,
     bland_altman,
     describe,
+    few_patients,
     icc_agreement,
     mean_of_means_interval,
 )
 from medseg3d.statistics.agreement import ICC_FORM
 
-__all__ = ["SCHEMA", "STATUSES", "build_summary", "json_number", "metric_json"]
+__all__ = ["SCHEMA", "STATUSES", "build_summary", "json_number", "metric_json", "patients_known"]
 
 SCHEMA = "medseg3d.evaluation/1"
 STATUSES = ("scored", "missed", "spurious", "both_empty")
@@ -65,6 +66,7 @@ def build_summary(
         "name": name,
         "cases": len(scored),
         "patients": len({result.case.patient for result in scored}),
+        "patients_known": patients_known((result.case.case, result.case.patient) for result in scored),
         "mean_dice": headline["value"],
         "failed": {result.case.case: result.failed.message for result in results if result.failed},
         "regions": [{"name": region.name, "ids": list(region.ids)} for region in scoring.regions],
@@ -89,6 +91,7 @@ def metric_json(summary: MetricSummary) -> dict[str, Any]:
     """
     content: dict[str, Any] = {
         "n": summary.n,
+        "patients": summary.patients,
         "mean": json_number(summary.mean),
         "sd": json_number(summary.sd),
         "median": json_number(summary.median),
@@ -106,6 +109,15 @@ def metric_json(summary: MetricSummary) -> dict[str, Any]:
     if summary.interval_median is not None and math.isinf(summary.interval_median[1]):
         content["interval_median_status"] = "infinite"
     return content
+
+
+def patients_known(cases: Iterable[tuple[str, str]]) -> bool:
+    """Whether any case has a patient other than itself: where nobody names patients, each case is taken for one.
+
+    >>> patients_known([("a", "a"), ("b", "b")]), patients_known([("a", "P1")])
+    (False, True)
+    """
+    return any(case != patient for case, patient in cases)
 
 
 def json_number(value: float) -> float | None:
@@ -184,6 +196,7 @@ def _headline(table: pd.DataFrame, scoring: Scoring, options: Mapping[str, Any])
         "level": options["level"],
         "resamples": options["resamples"],
         "method": METHOD,
+        "warning": few_patients(int(wide.dropna(how="all").index.get_level_values("patient").nunique())) or None,
         "missed": int((of_labels.status == "missed").sum()),
         "spurious": int((of_labels.status == "spurious").sum()),
     }
