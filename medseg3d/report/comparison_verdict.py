@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medseg3d.report.pairs import better_side, infinite_counts, shown_difference
-from medseg3d.report.verdict import Verdict, listed, spoken
+from medseg3d.report.verdict import Verdict, listed, patients_of, spoken
 from medseg3d.report.words import MetricText, count, metric_text, number, p_value
+from medseg3d.statistics import few_patients
 
 __all__ = ["comparison_verdict"]
 
@@ -29,9 +30,9 @@ def comparison_verdict(content: Mapping[str, Any]) -> Verdict:
     pairs = [p for p in content.get("pairs", []) if p["metric"] == metric.key]
     ranks = (content.get("ranking") or {}).get(metric.key, {})
     firsts = _firsts(ranks)
-    cases, patients = count(content["cases"], "case"), count(content["patients"], "patient")
+    of, unknown = patients_of(content)
     sentences = [
-        f"{spoken(content['methods'])} were compared on the same {cases} of {patients}.",
+        f"{spoken(content['methods'])} were compared on the same {count(content['cases'], 'case')}{of}.{unknown}",
         *(_pair_words(a, b, pairs, metric, higher) for a, b in _pairs_of(pairs)),
         _rank_words(ranks, firsts),
     ]
@@ -42,7 +43,7 @@ def comparison_verdict(content: Mapping[str, Any]) -> Verdict:
         f"ranks first by {metric.title}" if clear else _tie([*firsts[:1], *rivals], pairs, metric),
         _rank_note(ranks, firsts[0]) if clear else "",
         tuple(s for s in sentences if s),
-        (*_infinite_words(pairs, metric), *_left_out(content)),
+        tuple(filter(None, (few_patients(content["patients"]), *_infinite_words(pairs, metric), *_left_out(content)))),
     )
 
 

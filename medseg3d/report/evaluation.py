@@ -29,6 +29,7 @@ from medseg3d.report.selection import Pick, pick_cases
 from medseg3d.report.tables import Cell, Column, Row, Table, amount, facts
 from medseg3d.report.verdict import evaluation_verdict
 from medseg3d.report.words import EMPTY_POLICY, METRICS, number
+from medseg3d.statistics import FEW_PATIENTS
 
 __all__ = ["Picture", "evaluation_html", "write_evaluation_report"]
 
@@ -88,6 +89,9 @@ def evaluation_html(
         "pictures": pictures,
         "picture_note": picture_note(summary, picture_problems, shown=len(pictures)),
         "picture_heading": "Worst, median and best cases" if len(pictures) > 1 else "The case",
+        "level": f"{100 * (summary.get('headline') or {}).get('level', 0.95):g} %",
+        "few_patients": FEW_PATIENTS,
+        "lesion_lead": _lesion_lead(summary),
         "lesion_summary": lesion_summary(summary, palette),
         "lesion_table": lesion_table(evaluation.lesions, palette, pictured),
         "calibration": _calibration_facts(summary),
@@ -182,6 +186,14 @@ def picture_note(summary: Mapping[str, Any], problems: Sequence[str], *, shown: 
 def _calibration_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     results = (summary.get("calibration") or {}).items()
     return [(label, f"ECE {number(r.get('ece'), 4)}, Brier {number(r.get('brier'), 4)}") for label, r in results]
+
+
+def _lesion_lead(summary: Mapping[str, Any]) -> str:
+    """How lesions were matched, as far as the evaluation recorded it."""
+    settings = (summary.get("provenance") or {}).get("settings") or {}
+    neighbours, overlap = settings.get("lesion_connectivity"), settings.get("lesion_overlap_iou")
+    parts = f"Connected components{f' ({neighbours} neighbours)' if neighbours else ''} of the reference and prediction"
+    return f"{parts}, matched one to one by overlap{'' if overlap is None else f', from an IoU of {overlap:g}'}."
 
 
 def _confusion_lead(summary: Mapping[str, Any]) -> str:

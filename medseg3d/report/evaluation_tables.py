@@ -10,7 +10,8 @@ import pandas as pd
 from medseg3d.report.colours import Palette
 from medseg3d.report.selection import case_scores
 from medseg3d.report.tables import Cell, Column, Row, Table, amount, cells
-from medseg3d.report.words import interval, metric_text, number
+from medseg3d.report.words import ci, interval, metric_text, number
+from medseg3d.statistics import FEW_PATIENTS
 
 __all__ = ["anchor", "case_table", "confusion_table", "label_table", "lesion_summary", "lesion_table", "problem_table",
            "subgroup_tables"]  # fmt: skip
@@ -43,12 +44,12 @@ def label_table(summary: Mapping[str, Any], palette: Palette) -> Table:
         Column("Missed", True, "Only the reference has it", "Cases"),
         Column("Spurious", True, "Only the prediction has it", "Cases"),
         Column("Empty", True, "Neither has it: not in the means", "Cases"),
-        Column("Mean", True, f"Mean with its {level} interval by bootstrap over patients", "Dice"),
-        Column("Median", True, "Median with quartiles", "Dice"),
-        Column("Mean", True, "Share of the surfaces within the tolerance, with its interval", "NSD"),
-        Column("Median", True, "Median with quartiles; misses count as infinite", "HD95 (mm)"),
-        Column("Bias", True, "Mean of prediction minus reference, with the limits of agreement", "Volume (ml)"),
-        Column("ICC", True, "Intraclass correlation of the volumes, with its interval", "Volume (ml)"),
+        Column("Mean", True, f"Mean with its {level} confidence interval (CI) by bootstrap over patients", "Dice"),
+        Column("Median", True, "Median with its quartiles (IQR)", "Dice"),
+        Column("Mean", True, "Share of the surfaces within the tolerance, with its interval (CI)", "NSD"),
+        Column("Median", True, "Median with its quartiles (IQR); misses count as infinite", "HD95 (mm)"),
+        Column("Bias", True, "Mean of prediction minus reference, with the limits of agreement (LoA)", "Volume (ml)"),
+        Column("ICC", True, "Intraclass correlation of the volumes, with its interval (CI)", "Volume (ml)"),
     )
     rows = tuple(_label_row(name, labels[name], summary, palette) for name in order)
     return Table("labels", columns, rows, shown=MANY_LABELS if len(rows) > MANY_LABELS + 5 else None,
@@ -60,27 +61,31 @@ def _label_row(name: str, label: Mapping[str, Any], summary: Mapping[str, Any], 
     dice, nsd, hd95 = (metrics.get(m) or {} for m in ("dice", "nsd", "hd95_mm"))
     agreement = label.get("volume_agreement") or {}
     tolerance = (summary.get("tolerance_mm") or {}).get(name)
-    mean_nsd = amount(nsd.get("mean"), note=interval(nsd.get("interval_mean")))
-    if tolerance is not None and mean_nsd.sort is not None:
-        mean_nsd = amount(nsd.get("mean"), note=f"{mean_nsd.note} at {tolerance:g} mm".strip())
-    icc_note = interval(agreement.get("icc_interval"))
+    at = "" if tolerance is None or nsd.get("mean") is None else f" at {tolerance:g} mm"
+    limits = interval(agreement.get("limits_ml"), 2)
     return Row((
         Cell(name, colour=palette.by_name.get(name, "#888888"), href=f"#{anchor('distribution', name)}"),
         amount(status.get("scored", 0), 0),
         _alarm(status.get("missed", 0), "bad"),
         _alarm(status.get("spurious", 0), "warn"),
         _alarm(status.get("both_empty", 0), ""),
-        amount(dice.get("mean", label.get("dice_mean")), note=interval(dice.get("interval_mean"))),
+        amount(dice.get("mean", label.get("dice_mean")), note=_mean_ci(dice)),
         amount(dice.get("median"), note=_quartiles(dice, 3)),
-        mean_nsd,
+        amount(nsd.get("mean"), note=f"{_mean_ci(nsd)}{at}".strip()),
         _median(hd95, 1),
-        amount(agreement.get("bias_ml"), 2, note=interval(agreement.get("limits_ml"), 2)),
-        amount(agreement.get("icc"), note=icc_note),
+        amount(agreement.get("bias_ml"), 2, note=limits and f"LoA {limits}"),
+        amount(agreement.get("icc"), note=ci(agreement.get("icc_interval"))),
     ), data=name)  # fmt: skip
 
 
 def _alarm(n: int, tone: Any) -> Cell:
     return amount(n, 0, tone=tone if n else "muted")
+
+
+def _mean_ci(values: Mapping[str, Any]) -> str:
+    """The interval of the mean, with a star where so few patients have a value that it is too narrow."""
+    text = ci(values.get("interval_mean"))
+    return f"{text}*" if text and values.get("patients", FEW_PATIENTS) < FEW_PATIENTS else text
 
 
 def _quartiles(values: Mapping[str, Any], digits: int) -> str:
@@ -92,7 +97,7 @@ def _quartiles(values: Mapping[str, Any], digits: int) -> str:
         return ""
     unknown = "∞" if values.get("infinite") else "–"
     low_text, high_text = (unknown if q is None else number(q, digits) for q in (low, high))
-    return f"{low_text} to {high_text}"
+    return f"IQR {low_text} to {high_text}"
 
 
 def _median(values: Mapping[str, Any], digits: int) -> Cell:
@@ -258,9 +263,9 @@ def _subgroup_row(value: str, label: str, metrics: Mapping[str, Any], palette: P
     dice, nsd, hd95 = (metrics.get(m) or {} for m in ("dice", "nsd", "hd95_mm"))
     return Row((
         Cell(value), Cell(label, colour=palette.by_name.get(label, "#888888")), amount(dice.get("n"), 0),
-        amount(dice.get("mean"), note=interval(dice.get("interval_mean"))),
+        amount(dice.get("mean"), note=_mean_ci(dice)),
         amount(dice.get("median"), note=_quartiles(dice, metric_text("dice").digits)),
-        amount(nsd.get("mean"), note=interval(nsd.get("interval_mean"))), _median(hd95, 1),
+        amount(nsd.get("mean"), note=_mean_ci(nsd)), _median(hd95, 1),
     ))  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg3d.report.words import count, interval, metric_text, number
 
-__all__ = ["Verdict", "evaluation_verdict", "listed", "own_labels", "spoken"]
+__all__ = ["Verdict", "evaluation_verdict", "listed", "own_labels", "patients_of", "spoken"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def evaluation_verdict(summary: Mapping[str, Any]) -> Verdict:
     return Verdict(
         number(headline.get("value"), metric.digits),
         f"mean {metric.title} over {count(len(own_labels(summary)), 'structure')}",
-        f"{level} interval {bounds}" if bounds else "no interval: too few patients",
+        f"{level} interval {bounds}" if bounds else "no interval",
         tuple(s for s in sentences if s),
         tuple(_warnings(summary)),
     )
@@ -48,10 +48,18 @@ def evaluation_verdict(summary: Mapping[str, Any]) -> Verdict:
 
 def _scope(summary: Mapping[str, Any]) -> str:
     scored, failed = summary["cases"], len(summary.get("failed") or {})
-    of = f" of {count(summary['patients'], 'patient')}" if "patients" in summary else ""
+    of, unknown = patients_of(summary)
     if failed:
-        return f"{scored} of {count(scored + failed, 'case')} could be evaluated{f', {of.strip()}' if of else ''}."
-    return f"{count(scored, 'case')}{of} {'was' if scored == 1 else 'were'} evaluated."
+        return f"{scored} of {count(scored + failed, 'case')} could be evaluated{of and f',{of}'}.{unknown}"
+    return f"{count(scored, 'case')}{of} {'was' if scored == 1 else 'were'} evaluated.{unknown}"
+
+
+def patients_of(content: Mapping[str, Any]) -> tuple[str, str]:
+    """How many patients the cases are of; or a sentence that nobody says, where there are several cases."""
+    if content.get("patients_known", True):
+        return f" of {count(content['patients'], 'patient')}" if "patients" in content else "", ""
+    unknown = " It is not known which patients they are of: each case is taken for one."
+    return "", unknown if content["cases"] > 1 else ""
 
 
 def _found(summary: Mapping[str, Any], bounds: str, level: str, title: str) -> str:
@@ -94,6 +102,8 @@ def _warnings(summary: Mapping[str, Any]) -> list[str]:
         if total:
             were = "structure was" if total == 1 else "structures were"
             warnings.append(text.format(f"{number(total, 0)} {were}", listed(where)))
+    if warning := (summary.get("headline") or {}).get("warning"):
+        warnings.append(warning)
     failed = summary.get("failed") or {}
     if failed:
         names = list(failed)

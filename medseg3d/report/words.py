@@ -55,10 +55,11 @@ METRICS: tuple[MetricText, ...] = (
                "Normalised surface distance: the share of both surfaces that lies within "
                "the tolerance of the other (Nikolov et al. 2018). The tolerance stands beside the label."),
     MetricText("hd95_mm", "HD95", "mm", "lower", 1,
-               "95th percentile of the distance from one surface to the other, the "
-               "greater of the two directions. Infinite where one side is empty."),
+               "95th percentile of the distances from the surface voxels of one mask to those of the other (voxels "
+               "that share a face with the background, each counted once), taken for each direction; the greater of "
+               "the two. Infinite where one side is empty."),
     MetricText("hd95_weighted_mm", "HD95 by area", "mm", "lower", 1, "HD95 with every piece of surface weighted by its "
-               "area, as in DeepMind's surface-distance."),
+               "area instead of counted, between voxel centres, as in DeepMind's surface-distance."),
     MetricText("assd_mm", "ASSD", "mm", "lower", 2,
                "Average symmetric surface distance: mean over both surfaces of the "
                "distance to the other."),

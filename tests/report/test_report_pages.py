@@ -21,7 +21,7 @@ from medseg3d.report import charts, write_comparison_report, write_evaluation_re
 from medseg3d.report.colours import palette_of
 from medseg3d.report.comparison_tables import forest_chart, pair_table
 from medseg3d.report.comparison_verdict import comparison_verdict
-from medseg3d.report.evaluation_tables import case_table, label_table, lesion_table
+from medseg3d.report.evaluation_tables import case_table, label_table, lesion_table, subgroup_tables
 from medseg3d.report.page import packed
 from medseg3d.report.panels import read_grid
 from medseg3d.report.selection import case_scores, pick_cases
@@ -239,7 +239,7 @@ def test_the_verdict_says_what_failed():
     }  # fmt: skip
     verdict = evaluation_verdict(summary)
     assert verdict.sentences[0] == "8 of 9 cases could be evaluated, of 7 patients."
-    assert verdict.figure_note == "no interval: too few patients"
+    assert verdict.figure_note == "no interval"
     assert verdict.warnings == (
         "2 structures were predicted where the reference has none: l 2×.",
         "1 case was not evaluated (x); the reasons are under Problems.",
@@ -251,7 +251,47 @@ def test_infinite_medians_and_quartiles_say_so():
     summary = {"labels": {"l": {"status": {}, "dice_mean": 0.2, "metrics": {"hd95_mm": hd95}}}}
     cells = label_table(summary, palette_of([])).rows[0].cells
     (cell,) = [c for c in cells if c.text == "∞"]
-    assert cell.note == "3.0 to ∞, 5× ∞"
+    assert cell.note == "IQR 3.0 to ∞, 5× ∞"
+
+
+def test_what_stands_below_a_value_is_named():
+    """The same HD95 has quartiles and an interval, which are not the same; on paper there is nothing to point at."""
+    dice = {"mean": 0.8, "interval_mean": [0.7, 0.9], "patients": 14, "median": 0.82, "q1": 0.8, "q3": 0.85}
+    metrics = {"dice": dice, "nsd": dice | {"patients": 15}, "hd95_mm": {"median": 1.4, "q1": 1.0, "q3": 1.9}}
+    agreement = {"bias_ml": 0.5, "limits_ml": [-1.0, 2.0], "icc": 0.9, "icc_interval": [0.8, 0.95]}
+    label = {"status": {}, "metrics": metrics, "volume_agreement": agreement}
+    summary = {"labels": {"l": label}, "tolerance_mm": {"l": 2.0}, "subgroups": {"site": {"north": {"l": metrics}}}}
+    notes = [c.note for c in label_table(summary, palette_of([])).rows[0].cells[5:]]
+    assert notes == [
+        "CI 0.700 to 0.900*", "IQR 0.800 to 0.850", "CI 0.700 to 0.900 at 2 mm", "IQR 1.0 to 1.9",
+        "LoA −1.00 to 2.00", "CI 0.800 to 0.950",
+    ]  # fmt: skip
+    ((_, table),) = subgroup_tables(summary, palette_of([]))
+    assert [c.note for c in table.rows[0].cells[3:]] == [
+        "CI 0.700 to 0.900*", "IQR 0.800 to 0.850", "CI 0.700 to 0.900", "IQR 1.0 to 1.9"
+    ]  # fmt: skip
+
+
+def test_patients_that_nobody_named_are_not_counted():
+    summary = {"cases": 9, "patients": 9, "patients_known": False, "labels": {}, "mean_dice": 0.5}
+    verdict = evaluation_verdict(summary | {"headline": {"value": 0.5, "warning": "Few patients (9): …"}})
+    unknown = "It is not known which patients they are of: each case is taken for one."
+    assert verdict.sentences[0] == f"9 cases were evaluated. {unknown}"
+    assert verdict.warnings[-1] == "Few patients (9): …"
+    assert evaluation_verdict(summary | {"cases": 1}).sentences[0] == "1 case was evaluated."
+    compared = comparison_verdict(content(pair("l", 0.1, significant=True)) | {"patients_known": False, "cases": 9})
+    assert compared.sentences[0] == f"A and B were compared on the same 9 cases. {unknown}"
+    assert compared.warnings[0].startswith("Few patients (8)")
+
+
+def test_the_matching_of_lesions_is_told(tmp_path):
+    settings = {"lesion_overlap_iou": 0.1, "lesion_connectivity": 26}
+    lesions = dict.fromkeys(("reference", "predicted", "detected", "false_positives"), 1)
+    rows = [scored_row("a", "l", 1, np.ones(3, bool), np.ones(3, bool), 1)]
+    made = write_evaluation(tmp_path, rows, {"l": [1]}, lesions={"l": lesions}, provenance={"settings": settings})
+    assert "(26 neighbours) of the reference and prediction, matched one to one by overlap, from an IoU of 0.1." in (
+        write_evaluation_report(made).read_text("utf-8")
+    )
 
 
 def test_many_labels_come_worst_first_and_closed():
@@ -375,7 +415,7 @@ def test_infinite_distances_are_told_by_their_medians():
     assert verdict.sentences[1] == (
         "A has the lower (better) HD95 than B in 1 of 1 structure (l by 2.5 in the median, p = 0.004)."
     )
-    assert verdict.warnings == (
+    assert verdict.warnings[1:] == (
         "HD95 is infinite for B, since only one side has the structure: l 4×. "
         "That counts as the worst; medians are given instead of means.",
     )
@@ -420,4 +460,4 @@ def test_zero_is_in_every_forest_plot_and_no_row_sticks_to_the_frame():
 
 def test_structures_that_only_one_method_has_are_named():
     given = content(pair("l", 0.1, significant=True)) | {"left_out_labels": {"A": ["cyst"], "B": []}}
-    assert comparison_verdict(given).warnings == ("Only in A, and left out: 1 structure (cyst).",)
+    assert comparison_verdict(given).warnings[1:] == ("Only in A, and left out: 1 structure (cyst).",)
