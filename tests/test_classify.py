@@ -579,6 +579,29 @@ def test_a_wrong_override_stops_before_training(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_truncated_image_is_named_before_training(spots: Path, tmp_path: Path) -> None:
+    content = json.loads(spots.read_text())
+    for item in [*content["training"], *content["testing"]]:
+        item["image"] = str(spots.parent / item["image"])
+    whole = tmp_path / "whole.jpg"
+    Image.open(content["training"][2]["image"]).save(whole)
+    (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    content["training"][2]["image"] = str(tmp_path / "cut.jpg")
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    with pytest.raises(RuntimeError) as caught:
+        run(
+            run_id="training",
+            config_file=configs("train"),
+            logging_file=False,
+            **small(tmp_path / "list.json", tmp_path / "run") | {"fold": 0},
+        )
+    causes = [caught.value]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    assert any(isinstance(cause, CaseError) and "cut.jpg" in str(cause) for cause in causes)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_classifier_wants_ids_from_zero_and_known_classes(tmp_path: Path) -> None:
     options: dict[str, Any] = {"dataset": None, "network": Planted(), "output_dir": tmp_path}
     with pytest.raises(ConfigError, match="classes have the ids 0, 1"):
