@@ -19,8 +19,7 @@ class RandPatch2Dd(Randomizable, MapTransform):
     """Cut one patch out of an image and its mask; smaller images are filled up below and to the right.
 
     With probability ``foreground_prob`` the patch lies around a pixel of one of the labels that the mask has, each
-    label being as likely as the others, so that a rare one is seen as often as a common one; else anywhere. What is
-    filled up is the least value that the image can have, and ``mask_fill`` in masks.
+    label being as likely as the others, so that a rare one is seen as often as a common one; else anywhere.
 
     Args:
         image_key: (channel, row, column).
@@ -28,6 +27,7 @@ class RandPatch2Dd(Randomizable, MapTransform):
         size: rows and columns of the patch.
         foreground_prob: 0 to 1.
         ignore_index: an id that is no label.
+        image_fill: beyond the image; with 0 after normalising, what a sliding window fills small images up with.
         mask_fill: normally 0, the background, or ``ignore_index``.
 
     Raises:
@@ -42,6 +42,7 @@ class RandPatch2Dd(Randomizable, MapTransform):
         size: Sequence[int],
         foreground_prob: float = 0.5,
         ignore_index: int | None = None,
+        image_fill: float = 0.0,
         mask_fill: int = 0,
     ) -> None:
         MapTransform.__init__(self, [image_key, mask_key])
@@ -51,7 +52,8 @@ class RandPatch2Dd(Randomizable, MapTransform):
             raise UsageError(f"foreground_prob is {foreground_prob}: a probability is from 0 to 1.")
         self.image_key, self.mask_key = image_key, mask_key
         self.size = (int(size[0]), int(size[1]))
-        self.foreground_prob, self.ignore_index, self.mask_fill = foreground_prob, ignore_index, mask_fill
+        self.foreground_prob, self.ignore_index = foreground_prob, ignore_index
+        self.image_fill, self.mask_fill = image_fill, mask_fill
         self.start = (0, 0)
 
     def randomize(self, data: torch.Tensor) -> None:
@@ -69,10 +71,8 @@ class RandPatch2Dd(Randomizable, MapTransform):
         sample = dict(data)
         image, mask = sample[self.image_key], torch.as_tensor(sample[self.mask_key]).as_subclass(torch.Tensor)
         self.randomize(mask)
-        values = value_range_of(image)
-        low = values[0][:, None, None]
-        pixels = self._cut(torch.as_tensor(image).as_subclass(torch.Tensor)) - low
-        sample[self.image_key] = with_values(image, self._filled(pixels, 0) + low, values)
+        pixels = self._cut(torch.as_tensor(image).as_subclass(torch.Tensor))
+        sample[self.image_key] = with_values(image, self._filled(pixels, self.image_fill), value_range_of(image))
         sample[self.mask_key] = self._filled(self._cut(mask), self.mask_fill)
         return sample
 
@@ -93,6 +93,6 @@ class RandPatch2Dd(Randomizable, MapTransform):
         (top, left), (rows, columns) = self.start, self.size
         return pixels[..., top : top + rows, left : left + columns]
 
-    def _filled(self, pixels: torch.Tensor, value: int) -> torch.Tensor:
+    def _filled(self, pixels: torch.Tensor, value: float) -> torch.Tensor:
         below, right = self.size[0] - pixels.shape[-2], self.size[1] - pixels.shape[-1]
         return torch.nn.functional.pad(pixels, [0, right, 0, below], value=value).contiguous()
