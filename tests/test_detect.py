@@ -184,6 +184,18 @@ def test_other_architectures_train_by_one_value(architecture: str, cells: Path, 
     assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 1
 
 
+def test_frozen_stages_do_not_move_and_the_head_does(cells: Path, tmp_path: Path) -> None:
+    overrides = small(cells, tmp_path / "first") | {"max_epochs": 1, "learning_rate": 1e-9}
+    run(run_id="training", config_file=configs("train"), logging_file=False, **overrides)
+    before = load_checkpoint(tmp_path / "first" / "last.pt")["network"]
+    overrides = small(cells, tmp_path / "second") | {"max_epochs": 1, "frozen_epochs": 1}
+    overrides["initial_weights"] = str(tmp_path / "first" / "last.pt")
+    run(run_id="training", config_file=configs("train"), logging_file=False, **overrides)
+    after = load_checkpoint(tmp_path / "second" / "last.pt")["network"]
+    moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert moved == {"head"}  # the statistics of frozen normalisations stay too
+
+
 def test_detect_takes_a_folder_and_reports_a_damaged_image(trained: Path, cells: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -14,6 +14,7 @@ from monai.engines import SupervisedEvaluator
 from medseg3d.boxes import has_area
 from medseg3d.engines.device import autocast
 from medseg3d.engines.step import named_out_of_memory, take_step
+from medseg3d.freezing import frozen_modules
 from medseg3d.metrics.detection import Boxes, average_precision
 from medseg3d.options import flag
 
@@ -47,6 +48,8 @@ def detection_step(engine: ResumableTrainer, batch: Sequence[Sample]) -> list[di
     images = [_plain(sample["image"]).to(device, non_blocking=engine.non_blocking) for sample in batch]
     targets = [{key: value.to(device) for key, value in training_targets(sample).items()} for sample in batch]
     engine.network.train()
+    for module in frozen_modules(engine.network):
+        module.eval()  # their statistics would drift otherwise, though nothing learns
     with named_out_of_memory((len(images), *images[0].shape)):
         with autocast(device, enabled=engine.amp_enabled):
             losses = engine.network(images, targets)
