@@ -85,7 +85,8 @@ def _not_a_volume(frames: Sequence[Frame], headers: Sequence[Header]) -> Iterato
     captures = sum(h.sop_class_uid.startswith(_SECONDARY_CAPTURE) for h in headers)
     if any("LOCALIZER" in h.image_type for h in headers):
         reason = "it is a localizer (ImageType says so)"
-    elif len(frames) == 1:
+    elif len(frames) == 1 and not any("MOSAIC" in h.image_type for h in headers):
+        # A mosaic that cannot be taken apart is refused for that: it is a volume.
         reason = "it has one slice"
     elif captures and any(f.position_mm is None for f in frames):
         reason = "it is a secondary capture without positions: a screenshot or a report"

@@ -25,26 +25,33 @@ _WHO = (
 
 
 def shareable(series: Iterable[Series]) -> list[Series]:
-    """The series, without a description where it repeats the patient's name, an id or the date of birth.
+    """The series, without descriptions of series and study where they repeat the patient's name, an id or birth date.
 
     Reads the header of one file of each series that has a description. A file that cannot be read any more takes the
-    description with it: nobody knows what it repeats.
+    descriptions with it: nobody knows what they repeat.
     """
     with Opener() as opener:
-        return [_without_description(s) if s.description and _repeats_who(s, opener) else s for s in series]
+        return [_without_descriptions(s) if _is_described(s) and _repeats_who(s, opener) else s for s in series]
+
+
+def _is_described(series: Series) -> bool:
+    return bool(series.description or series.study_description)
 
 
 def _repeats_who(series: Series, opener: Opener) -> bool:
     try:
         with values_as_they_are(), opener.open(series.stacks[0].frames[0].source.file) as stream:
             header = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_WHO))
-            return identifiers_of(header).echo_in(series.description)
+            who = identifiers_of(header)
+            return any(who.echo_in(text) for text in (series.description, series.study_description) if text)
     except FILE_ERRORS:
         return True
 
 
-def _without_description(series: Series) -> Series:
-    remark = "The description of the series repeats the patient's name, id or date of birth: it is left out."
-    stacks = tuple(replace(stack, series=replace(stack.series, description="")) for stack in series.stacks)
+def _without_descriptions(series: Series) -> Series:
+    remark = "The description of series or study repeats the patient's name, id or date of birth: it is left out."
+    stacks = tuple(
+        replace(stack, series=replace(stack.series, description="", study_description="")) for stack in series.stacks
+    )
     finding = Finding("identifying_description", "note", remark)
-    return replace(series, description="", stacks=stacks, findings=(*series.findings, finding))
+    return replace(series, description="", study_description="", stacks=stacks, findings=(*series.findings, finding))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pydicom
 import pytest
 from numpy.testing import assert_array_equal
 from pydicom.dataset import Dataset
@@ -103,6 +104,23 @@ def test_the_table_names_series_and_findings(study: Path) -> None:
 def test_the_patient_is_shown_on_request(study: Path) -> None:
     result = runner.invoke(app, ["dicom", "scan", str(study), "--show-patient"], env={"COLUMNS": "200"})
     assert "secret-4711" in result.output
+
+
+def test_a_description_that_names_the_patient_is_not_shown(study: Path) -> None:
+    for file in (study).rglob("*"):
+        if file.is_file() and file.read_bytes()[128:132] == b"DICM":
+            dataset = pydicom.dcmread(file)
+            dataset.SeriesDescription = f"CT {dataset.PatientID}"
+            dataset.save_as(file)
+    hidden = runner.invoke(app, ["dicom", "scan", str(study)], env={"COLUMNS": "200"}).output
+    assert "secret-4711" not in hidden
+    assert "identifying description" in hidden
+    as_json = json.loads(runner.invoke(app, ["dicom", "scan", str(study), "--json"]).stdout)
+    assert {s["description"] for s in as_json["series"]} == {""}
+    assert (
+        "CT secret-4711"
+        in runner.invoke(app, ["dicom", "scan", str(study), "--show-patient"], env={"COLUMNS": "200"}).output
+    )
 
 
 def test_json_is_complete_and_alone_on_standard_output(study: Path) -> None:

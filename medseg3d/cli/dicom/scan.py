@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -33,7 +34,7 @@ def scan(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: everything, for programs.")] = False,
     show_patient: Annotated[
-        bool, typer.Option("--show-patient", help="Show the patients' real ids, not pseudonyms.")
+        bool, typer.Option("--show-patient", help="Show the patients' real ids, and descriptions that name them.")
     ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 chooses by the number of files.")] = 0,
 ) -> None:
@@ -51,6 +52,7 @@ def scan(
       medseg3d dicom scan study.zip --json > study.json
     """
     from medseg3d.dicom import scanning
+    from medseg3d.dicom.descriptions import shareable
     from medseg3d.dicom.scan_report import report
 
     # JSON has the standard output to itself.
@@ -59,6 +61,8 @@ def scan(
         console.width = _LOG_WIDTH
     with progress_bar(console, "Reading headers") as progress:
         found = scanning.scan(source, workers=workers or None, progress=progress)
+    if not show_patient:
+        found = replace(found, series=tuple(shareable(found.series)))
     if as_json:
         typer.echo(json.dumps(report(found, show_patient=show_patient), indent=2))
     else:
