@@ -149,7 +149,7 @@ def test_a_comparison_that_stops_leaves_none_of_an_earlier_one(two, tmp_path, mo
 
 
 def test_the_table_is_whole_at_80_columns(two, tmp_path):
-    content = compare_runs(two, output_dir=tmp_path / "out", names=["nnunet", "unet_3d"]).content
+    content = compare_runs(two, output_dir=tmp_path / "out", names=["nnunet", "transformer_large"]).content
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(pair_table(content))
     text = console.export_text()

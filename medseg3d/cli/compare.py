@@ -71,6 +71,8 @@ def pair_table(content: Mapping[str, Any]) -> Table:
     metric = content["metric"]
     table = Table("a", "b", "label", "n", title=f"{metric}: a minus b, {100 * content['level']:g} % intervals",
                   title_justify="left", padding=(0, 0), pad_edge=False)  # fmt: skip
+    for column in table.columns:
+        column.overflow = "fold"
     for heading in ("mean a", "mean b", "a - b", "p (Holm)", "wins a / tie / b"):
         table.add_column(heading, justify="right")
     for pair in content["pairs"]:

@@ -238,6 +238,7 @@ def _score_table(summary: Summary) -> Table:
     headline = summary.content["headline"]
     table = Table("label", "cases", "missed", "spurious", title="Scores, with 95 % confidence intervals over patients",
                   title_justify="left")  # fmt: skip
+    table.columns[0].overflow = "fold"
     for heading in ("Dice, mean", "NSD, mean", "HD95 (mm), median"):
         table.add_column(heading, justify="right")
     for label, content in summary.content["labels"].items():

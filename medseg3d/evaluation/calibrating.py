@@ -62,7 +62,11 @@ def _open(case: EvaluationCase, grid: Volume, scoring: Scoring) -> _Map:
     prediction = case.prediction or Path()
     path = prediction.parent / f"{case_name(prediction)}_probability.nii.gz"
     if not path.is_file():
-        raise RefusedError("no-probability", f"{path}: no such file. Segment with --probability, or leave it out here.")
+        # Without the case's name, so that many cases are one row of the table of problems.
+        raise RefusedError(
+            "no-probability",
+            "There is no <case>_probability.nii.gz beside the mask: segment with --probability for its calibration.",
+        )
     try:
         image: Any = nibabel.load(path)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:

@@ -27,7 +27,7 @@ def pair_table(pairs: Sequence[Mapping[str, Any]], metric: str, palette: Palette
     columns = (
         Column("Structure"), Column("A"), Column("B"), Column("n", True, "Cases with a value by both"),
         Column("A", True, group=f"Mean {text.heading}"), Column("B", True, group=f"Mean {text.heading}"),
-        Column("Mean, CI", True, "A − B, with its interval by bootstrap over patients", "Paired difference A − B"),
+        Column("Mean", True, "A − B, with its interval by bootstrap over patients", "Paired difference A − B"),
         Column("Median", True, "With its interval where distances are infinite", "Paired difference A − B"),
         Column("p", True, "Wilcoxon signed-rank test, as it is", "Wilcoxon"),
         Column("p (Holm)", True, "Holm's correction for the number of structures times pairs of methods", "Wilcoxon"),
@@ -60,7 +60,7 @@ def _median_cell(pair: Mapping[str, Any], digits: int) -> Cell:
         return amount(pair.get("median_difference"), digits)
     shown = shown_difference(pair)
     counts = [f"{pair[s]} {pair[f'infinite_{s}']}× ∞" for s in ("a", "b") if pair.get(f"infinite_{s}")]
-    return amount(shown.value, digits, note=", ".join(filter(None, [ci(shown.bounds, digits), *counts])))
+    return amount(shown.value, digits, note="\n".join(filter(None, [ci(shown.bounds, digits), *counts])))
 
 
 def rank_table(ranking: Mapping[str, Any], methods: Sequence[str]) -> Table | None:
@@ -137,8 +137,9 @@ def forest_chart(pairs: Sequence[Mapping[str, Any]], metric: str) -> Chart | Non
         "text": [f"{interval(shown.bounds, digits)}, p {p_value(p.get('p_holm'))}" for p, shown in own],
         "hovertemplate": "%{y}<br>%{x:.4f} (%{text})<extra></extra>",
     }]  # fmt: skip
-    a, b = (own[0][0]["a"], own[0][0]["b"]) if not many else ("first", "second")
-    chart = layout(f"{metric_text(metric).heading}, {a} − {b}", "", height=120 + 34 * len(own), showlegend=False)
+    # A line of its own, so that a telephone does not cut it; with several pairs each row names its own.
+    title = metric_text(metric).heading + ("" if many else f"<br>{own[0][0]['a']} − {own[0][0]['b']}")
+    chart = layout(title, "", height=120 + 34 * len(own), showlegend=False)
     chart["xaxis"] |= {"zeroline": True, "zerolinecolor": "#a8200d", "zerolinewidth": 1.5, "range": [low, high]}
     # Rows are numbered from 0, the first on top, with room above and below.
     chart["yaxis"] |= {"type": "category", "range": [len(own) - 0.4, -0.6], "gridcolor": GRID, "ticks": ""}

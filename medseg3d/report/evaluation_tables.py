@@ -61,7 +61,7 @@ def _label_row(name: str, label: Mapping[str, Any], summary: Mapping[str, Any], 
     dice, nsd, hd95 = (metrics.get(m) or {} for m in ("dice", "nsd", "hd95_mm"))
     agreement = label.get("volume_agreement") or {}
     tolerance = (summary.get("tolerance_mm") or {}).get(name)
-    at = "" if tolerance is None or nsd.get("mean") is None else f" at {tolerance:g} mm"
+    at = "" if tolerance is None or nsd.get("mean") is None else f"\nat {tolerance:g} mm"
     limits = interval(agreement.get("limits_ml"), 2)
     return Row((
         Cell(name, colour=palette.by_name.get(name, "#888888"), href=f"#{anchor('distribution', name)}"),
@@ -103,7 +103,7 @@ def _quartiles(values: Mapping[str, Any], digits: int) -> str:
 def _median(values: Mapping[str, Any], digits: int) -> Cell:
     note = _quartiles(values, digits)
     if values.get("infinite"):
-        note = f"{note}, {values['infinite']}× ∞".lstrip(", ")
+        note = f"{note}\n{values['infinite']}× ∞".strip()
     if values.get("median") is None and values.get("status") == "infinite":
         return Cell("∞", 1e300, note, tone="bad")
     return amount(values.get("median"), digits, note=note)

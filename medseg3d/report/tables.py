@@ -31,7 +31,7 @@ class Cell:
     Attributes:
         text: what is shown.
         sort: what the column is sorted by, when that is not the text; None sorts last either way.
-        note: smaller, below the text.
+        note: smaller, below the text; it breaks only where it has line ends.
         colour: a swatch before the text, such as ``"#E69F00"``.
         href: where a click leads.
         tone: how loud it is.

@@ -251,7 +251,7 @@ def test_infinite_medians_and_quartiles_say_so():
     summary = {"labels": {"l": {"status": {}, "dice_mean": 0.2, "metrics": {"hd95_mm": hd95}}}}
     cells = label_table(summary, palette_of([])).rows[0].cells
     (cell,) = [c for c in cells if c.text == "∞"]
-    assert cell.note == "IQR 3.0 to ∞, 5× ∞"
+    assert cell.note == "IQR 3.0 to ∞\n5× ∞"
 
 
 def test_what_stands_below_a_value_is_named():
@@ -263,7 +263,7 @@ def test_what_stands_below_a_value_is_named():
     summary = {"labels": {"l": label}, "tolerance_mm": {"l": 2.0}, "subgroups": {"site": {"north": {"l": metrics}}}}
     notes = [c.note for c in label_table(summary, palette_of([])).rows[0].cells[5:]]
     assert notes == [
-        "CI 0.700 to 0.900*", "IQR 0.800 to 0.850", "CI 0.700 to 0.900 at 2 mm", "IQR 1.0 to 1.9",
+        "CI 0.700 to 0.900*", "IQR 0.800 to 0.850", "CI 0.700 to 0.900\nat 2 mm", "IQR 1.0 to 1.9",
         "LoA −1.00 to 2.00", "CI 0.800 to 0.950",
     ]  # fmt: skip
     ((_, table),) = subgroup_tables(summary, palette_of([]))
@@ -421,7 +421,7 @@ def test_infinite_distances_are_told_by_their_medians():
     )
     (row,) = pair_table([missed], "hd95_mm", palette_of([]), table_id="t").rows
     assert [c.text for c in row.cells[6:8]] == ["–", "−2.5"]
-    assert [c.note for c in row.cells[6:8]] == ["", "CI −∞ to −1.0, B 4× ∞"]
+    assert [c.note for c in row.cells[6:8]] == ["", "CI −∞ to −1.0\nB 4× ∞"]
     figure = go.Figure(forest_chart([missed], "hd95_mm"))
     assert list(figure.data[0].x) == [-2.5]
     assert list(figure.data[0].error_x.array) == [1.5]
@@ -456,6 +456,7 @@ def test_zero_is_in_every_forest_plot_and_no_row_sticks_to_the_frame():
     layout = go.Figure(forest_chart(rows, "dice")).layout
     assert layout.xaxis.range[0] < 0 < 0.2 < layout.xaxis.range[1]
     assert layout.yaxis.range == (1.6, -0.6)
+    assert layout.xaxis.title.text == "Dice<br>A − B"
 
 
 def test_structures_that_only_one_method_has_are_named():
