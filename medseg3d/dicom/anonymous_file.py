@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
@@ -185,8 +185,17 @@ class _Before:
         for value in (*self.identifiers.long_ones(at_least=TELLING_BYTES), *self.uids):
             if value.startswith(STANDARD_ROOT) or (value.isdigit() and len(value) < TELLING_DIGITS):
                 continue
-            if any(_stands_in(lowered, spelled) for spelled in {value.encode(), value.encode("latin-1", "replace")}):
+            if any(_stands_in(lowered, spelled) for spelled in _encodings(value)):
                 raise DicomError("an identifier is still in its bytes after cleaning, probably in the pixel data")
+
+
+def _encodings(value: str) -> set[bytes]:
+    """A value in the usual encodings; accented letters have two cases, all others are in lower case."""
+    found = set[bytes]()
+    for encoding in ("utf-8", "latin-1"):
+        with suppress(UnicodeEncodeError):
+            found |= {value.encode(encoding).lower(), value.upper().encode(encoding).lower()}
+    return found
 
 
 def _stands_in(content: bytes, value: bytes) -> bool:
