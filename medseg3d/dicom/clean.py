@@ -16,7 +16,9 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
-from medseg3d.dicom.identifiers import ID_TAGS, Identifiers, looks_identifying
+from medseg3d.dicom.attributes import texts
+from medseg3d.dicom.identifiers import ID_TAGS, LEAST_NAME, Identifiers, looks_identifying
+from medseg3d.dicom.plausible import PATTERN_VRS, is_age, is_binary, is_code, is_known_code, is_well_formed
 from medseg3d.dicom.profile import TEXT_VRS, Action, Options, action_of, in_dictionary
 from medseg3d.dicom.pseudonyms import Pseudonyms
 from medseg3d.dicom.safe_private import safe_private_tags
@@ -25,6 +27,7 @@ __all__ = ["Changes", "clean_dataset", "identifiers_of", "identity_of"]
 
 Changes = Counter[tuple[int, str]]  # (tag, what was done) → how often
 
+PIXEL_DATA = 0x7FE00010
 DUMMY_TEXT = "ANONYMIZED"
 _DUMMIES: dict[str, Any] = {
     "AS": "000Y",
@@ -37,10 +40,12 @@ _DUMMIES: dict[str, Any] = {
     **dict.fromkeys(("FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"), 0),
     **dict.fromkeys(("OB", "OD", "OF", "OL", "OV", "OW", "UN"), b"\0\0\0\0\0\0\0\0"),
 }
-# A dummy in place of these would change how the object is read; none of them is typed by a person.
-_STRUCTURAL = frozenset(
-    {"ImageType", "Modality", "PatientPosition", "PhotometricInterpretation", "SpecificCharacterSet"}
-)
+# Nobody types into these, and names of two letters are units, vendors and versions in them: HU, GE.
+_TECHNICAL = frozenset({"LUTLabel", "Manufacturer", "ManufacturerModelName", "RescaleType", "SoftwareVersions"})
+LEAST_NAME_IN_TECHNICAL = 3
+# Coordinates and tables hold no ids, shorter names turn up in them by chance, and going through them takes long.
+MOST_SEARCHED_BYTES = 256
+LEAST_NAME_IN_BYTES = 4
 
 OLDEST_AGE_YEARS = 90  # older people are few enough to be found by their age (HIPAA, 45 CFR 164.514)
 _TIME = re.compile(r"\d{2}(:?\d{2}(:?\d{2}(\.\d{1,6})?)?)?")
@@ -67,8 +72,9 @@ def clean_dataset(
     """Apply the profile to a data set in place, sequences included, and count what was done.
 
     UIDs become those of ``pseudonyms``; patient id and name become its pseudonym, also where there was none, so that
-    patients stay apart; private, unknown and undecodable attributes go; text that stays is searched for names, ids and
-    dates of this file. The file meta information is not touched: write a new one.
+    patients stay apart; private and unknown attributes go, and values that are not what their VR says; text and
+    numbers that stay are searched for names, ids and dates of this file. The file meta information is not touched:
+    write a new one.
 
     Args:
         identifiers: what is searched for in text; those of the data set itself by default.
@@ -132,7 +138,8 @@ def _clean(dataset: Dataset, cleaner: _Cleaner, *, dummy: bool = False) -> None:
         action = action_of(int(tag), vr, cleaner.options)
         if dummy and action in ("keep", "clean", "shift", "empty") and vr not in ("SQ", "UI"):
             action = "dummy"
-        if action == "keep" and vr not in TEXT_VRS and vr not in ("AS", "SQ", "UI"):
+        if action == "keep" and vr not in TEXT_VRS and vr not in ("AS", "SQ"):
+            _keep_plausible(dataset, tag, vr, cleaner)
             continue
         element = None if action == "remove" else _decoded(dataset, tag)
         if element is None:
@@ -144,6 +151,22 @@ def _clean(dataset: Dataset, cleaner: _Cleaner, *, dummy: bool = False) -> None:
             _replace(element, action, cleaner)
 
 
+def _keep_plausible(dataset: Dataset, tag: Any, vr: str, cleaner: _Cleaner) -> None:
+    """Leave a number, a UID or bytes where they are what they should be, and no id, date or name of this file."""
+    value = dataset.get_item(tag).value
+    few = not isinstance(value, bytes) or len(value) <= MOST_SEARCHED_BYTES
+    if vr in PATTERN_VRS:
+        fits = is_well_formed(dataset, tag, vr)
+        if not fits or (few and any(map(cleaner.echoes.is_number, texts(dataset, int(tag))))):
+            dataset[tag] = DataElement(tag, vr, None)
+            cleaner.changes[int(tag), "emptied"] += 1
+        return
+    as_text = value.decode("ascii", "replace") if few and isinstance(value, bytes) else ""
+    if not is_binary(dataset, tag, vr) or cleaner.echoes.echo_in(as_text, least_name=LEAST_NAME_IN_BYTES):
+        del dataset[tag]
+        cleaner.changes[int(tag), "removed"] += 1
+
+
 def _clean_sequence(element: DataElement, action: Action, cleaner: _Cleaner, *, dummy: bool) -> None:
     if action == "empty":
         if element.value:
@@ -151,6 +174,9 @@ def _clean_sequence(element: DataElement, action: Action, cleaner: _Cleaner, *, 
         element.value = Sequence()
         return
     for item in element.value:
+        # A preview of some kind; nobody has looked at it, nor searched it for text.
+        if item.pop("PixelData", None) is not None:
+            cleaner.changes[PIXEL_DATA, "removed"] += 1
         _clean(item, cleaner, dummy=dummy or action == "dummy")
 
 
@@ -172,7 +198,7 @@ def _replace(element: DataElement, action: Action, cleaner: _Cleaner) -> None:
         element.value = _DUMMIES.get(element.VR, DUMMY_TEXT)
     elif element.VR == "AS":
         element.value, done = _level_age(str(before)), "age levelled"
-    elif element.VR in TEXT_VRS and element.keyword not in _STRUCTURAL:
+    elif element.VR in TEXT_VRS:
         _clean_text(element, cleaner, strictly=action == "clean")
         done = "repeated an identifier"
     if element.value != before:
@@ -180,8 +206,16 @@ def _replace(element: DataElement, action: Action, cleaner: _Cleaner) -> None:
 
 
 def _clean_text(element: DataElement, cleaner: _Cleaner, *, strictly: bool) -> None:
+    keyword, echoes = element.keyword, cleaner.echoes
+    least_name = LEAST_NAME_IN_TECHNICAL if keyword in _TECHNICAL else LEAST_NAME
+
+    def identifies(text: str) -> bool:
+        if element.VR == "CS" and not is_code(text):
+            return True
+        return echoes.echo_in(text, least_name=least_name) or (strictly and looks_identifying(text))
+
     def clean(text: str) -> str:
-        return DUMMY_TEXT if cleaner.echoes.echo_in(text) or (strictly and looks_identifying(text)) else text
+        return DUMMY_TEXT if not is_known_code(keyword, text) and identifies(text) else text
 
     element.value = _mapped(element.value, clean)
 
@@ -218,6 +252,9 @@ def _shifted(value: str, vr: str, by: timedelta) -> str | None:
 
 
 def _level_age(age: str) -> str:
+    """No age at all where it is none: whatever else it is."""
+    if not is_age(age):
+        return ""
     years = re.fullmatch(r"(\d{3})Y", age.strip())
     return f"{OLDEST_AGE_YEARS:03d}Y" if years and int(years[1]) > OLDEST_AGE_YEARS else age
 

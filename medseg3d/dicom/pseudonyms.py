@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -21,6 +22,7 @@ MIN_KEY_BYTES = 16
 # UIDs below this root are defined by the standard itself (SOP classes, transfer syntaxes, well-known frames of
 # reference): they identify nobody, and nothing can be read without them.
 STANDARD_ROOT = "1.2.840.10008."
+_STANDARD_UID = re.compile(re.escape(STANDARD_ROOT) + r"[\d.]+")
 
 # A patient's dates move into the past by more than a year and at most ten, so that none lies in the future.
 LEAST_SHIFT_DAYS, MOST_SHIFT_DAYS = 366, 3652
@@ -53,7 +55,7 @@ class Pseudonyms:
         (True, '1.2.840.10008.1.2.1')
         """
         original = original.strip().strip("\0")
-        if not original or original.startswith(STANDARD_ROOT):
+        if not original or _STANDARD_UID.fullmatch(original):
             return original
         return f"2.25.{UUID(bytes=self._digest('uid', original)[:16], version=4).int}"
 

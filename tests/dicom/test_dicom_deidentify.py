@@ -6,6 +6,7 @@ import errno
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -20,7 +21,7 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom.datadict import DicomDictionary, dictionary_keyword
+from pydicom.datadict import DicomDictionary, dictionary_keyword, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -381,7 +382,6 @@ def test_intervals_of_any_two_dates_stay(first: date, second: date, patient: str
 # --- Every attribute of the standard ----------------------------------------------------------------------------------
 
 TEXTS = {"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"}
-STRUCTURAL = {"ImageType", "Modality", "PatientPosition", "PhotometricInterpretation", "SpecificCharacterSet"}
 
 
 def everything(vrs: set[str], value: str) -> Dataset:
@@ -405,8 +405,6 @@ def encoded(ds: Dataset) -> bytes:
 @pytest.mark.parametrize("options", [Options(), Options("shift", True, True, True)], ids=["basic", "most kept"])
 def test_a_name_is_found_in_any_text_attribute_at_any_depth(nested: bool, options: Options):
     inside = everything(TEXTS, "see Mustermann/old")
-    for keyword in STRUCTURAL:
-        delattr(inside, keyword)
     ds = inside
     if nested:
         ds = Dataset()
@@ -476,10 +474,103 @@ def test_the_age_of_the_oldest_is_levelled():
         assert ds.PatientAge == after
 
 
-def test_a_value_that_its_vr_does_not_allow_goes():
-    ds = pydicom.dcmread(BytesIO(b"\x28\x00\x10\x00US\x03\x00abc" + b"\x18\x00\x50\x00DS\x04\x003.5 "), force=True)
+def element(keyword: str, vr: str, value: bytes) -> bytes:
+    """An element as a file has it, in explicit VR."""
+    tag = tag_for_keyword(keyword)
+    long = vr in ("OB", "OW", "UN")
+    head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr.encode())
+    return head + (struct.pack("<HI", 0, len(value)) if long else struct.pack("<H", len(value))) + value
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value", "after"),
+    [
+        ("KVP", "DS", b"Anna", None),
+        ("SliceThickness", "DS", b"3.5 ", 3.5),
+        ("PixelSpacing", "DS", b" 0.9765625\\9.765625E-1\0", [0.9765625, 0.9765625]),
+        ("PixelSpacing", "DS", b"0.9\\Anna", None),
+        ("ImagesInAcquisition", "IS", b"ACC5551 ", None),
+        ("ImagesInAcquisition", "IS", b"7741520 ", None),  # the patient's id
+        ("ImagesInAcquisition", "IS", b"7741521 ", 7741521),
+        ("ImagesInAcquisition", "IS", b"19610428", None),  # the birth date
+        ("KVP", "OB", b"Anna", "gone"),
+        ("KVP", "US", b"Anna", "gone"),
+        ("Rows", "US", b"abc", "gone"),
+        ("Rows", "UL", b"\0\2\0\0", 512),
+        ("Rows", "US", b"Mustermann", "gone"),
+        ("CodingSchemeUID", "UI", b"Anna", None),
+        ("CodingSchemeUID", "UI", b"1.2.840.10008.2.16.4\0\0", "1.2.840.10008.2.16.4"),
+        ("FrameOfReferenceUID", "UI", b"1.2.840.10008.Anna", NAMES.uid("1.2.840.10008.Anna")),
+        ("PatientAge", "AS", b"Anna", ""),
+        ("Modality", "CS", b"MUSTERMANN", "ANONYMIZED"),
+        ("Modality", "CS", b"CT", "CT"),
+        ("ScanOptions", "CS", b"seen by Dr Smith", "ANONYMIZED"),
+        ("ScanOptions", "CS", b"HELICAL MODE", "HELICAL MODE"),
+        ("ImageType", "CS", b"ORIGINAL\\PRIMARY\\ERIKA\\AXIAL", ["ORIGINAL", "PRIMARY", "ANONYMIZED", "AXIAL"]),
+        ("ImageType", "CS", b"Erika\\PRIMARY\\M_FFE\\20240131", ["ANONYMIZED", "PRIMARY", "M_FFE", "ANONYMIZED"]),
+    ],
+)
+def test_a_value_that_its_vr_does_not_allow_goes(keyword: str, vr: str, value: bytes, after: object):
+    patient = {"PatientName": ("PN", b"Mustermann^Erika"), "PatientID": ("LO", b"7741520 ")}
+    patient |= {"PatientBirthDate": ("DA", b"19610428")}
+    parts = [element(keyword, vr, value), *(element(key, *rest) for key, rest in patient.items())]
+    ds = pydicom.dcmread(BytesIO(b"".join(sorted(parts, key=lambda part: struct.unpack("<HH", part[:4])))), force=True)
+    with pydicom.config.disable_value_validation():
+        clean_dataset(ds, pseudonyms=NAMES, options=Options(characteristics=True))
+        assert ds.get(keyword, "gone") == after
+    assert b"Mustermann" not in encoded(ds)
+
+
+def test_numbers_that_are_no_numbers_go_at_any_depth():
+    ds = pydicom.dcmread(BytesIO(element("KVP", "DS", b"Anna")), force=True)
+    outer = Dataset()
+    outer.CTExposureSequence = Sequence([ds])
+    outer.CTExposureSequence[0].PixelData = b"Anna"
+    with pydicom.config.disable_value_validation():
+        changes = clean_dataset(outer, pseudonyms=NAMES)
+        assert b"Anna" not in encoded(outer)
+    assert {dictionary_keyword(tag): done for tag, done in changes} == {"KVP": "emptied", "PixelData": "removed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kept"),
+    [
+        ("Meier-Schulz^Anna", "CT Meier Abdomen", False),
+        ("Meier-Schulz^Anna", "Meierschulz", False),
+        ("Wu^Li", "wu thorax", False),
+        ("Wu^Li", "Wuhan thorax", True),
+        ("Müller^Änne", "MUELLER", False),
+        ("Mueller^Anne", "müller", False),
+        ("Łukasz^Jan", "thorax LUKASZ", False),
+        ("José^Ana", "Jose thorax", False),
+        ("O'Brien^Pat", "thorax o´brien", False),
+        ("Meier^Anna", "Meier_2 thorax", False),
+        ("Meier^Anna", "Meier2 thorax", False),
+        ("山田^太郎", "CT 山田太郎", False),
+        ("de la Cruz^Ana", "TC de la rodilla", True),
+        ("Le^Ana", "Le thorax", False),
+        ("Phantom^CT", "CT thorax", True),
+    ],
+)
+def test_parts_of_names_are_found_in_descriptions(name: str, text: str, kept: bool):
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.ReferringPhysicianName, ds.SeriesDescription = name, text
+    clean_dataset(ds, pseudonyms=NAMES, options=Options(descriptions=True))
+    assert ds.SeriesDescription == (text if kept else "ANONYMIZED")
+
+
+def test_names_of_two_letters_leave_units_and_vendors():
+    ds = Dataset()
+    ds.OperatorsName, ds.RescaleType, ds.Manufacturer, ds.Modality = ["Hu^Ge", "Mr^Ct"], "HU", "GE MEDICAL", "CT"
+    ds.ConvolutionKernel = "HU 30"
     clean_dataset(ds, pseudonyms=NAMES)
-    assert ds.SliceThickness == 3.5
+    assert (ds.RescaleType, ds.Manufacturer, ds.Modality, ds.ConvolutionKernel) == (
+        "HU",
+        "GE MEDICAL",
+        "CT",
+        "ANONYMIZED",
+    )
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian], ids=lambda uid: uid.name)
