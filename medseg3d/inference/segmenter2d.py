@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +18,22 @@ from rich.table import Table
 
 from medseg3d.engines.device import autocast
 from medseg3d.errors import CaseError, ConfigError, UsageError
-from medseg3d.files import whole_or_not_at_all, write_json
+from medseg3d.files import write_json
 from medseg3d.images import ImageRef, read_image, read_mask
 from medseg3d.inference.export import sidecar_path
+from medseg3d.inference.outputs2d import entropy, indexed, save_image, segment_info, write_instances
 from medseg3d.inference.report import CaseResult, SegmentReport
 from medseg3d.inference.segmenter import Segmenter, device_name, plain, read_sidecar
 from medseg3d.instances import Instance, Panoptic, count_instances, measure, panoptic, panoptic_to_rgb
 from medseg3d.masks2d import mask_files, mask_layers, read_layers
 from medseg3d.options import flag
-from medseg3d.report.pictures_of_masks import colour_table, mask_panel
+from medseg3d.report.pictures_of_masks import mask_panel
 from medseg3d.transforms2d import to_original_size
 
 __all__ = ["Segmenter2d"]
 
 PICTURES = "pictures"
 TABLE = "instances.csv"
-NOTHING = Instance(0, 0, 0, (0.0, 0.0), (0, 0, 0, 0), 0.0, 0.0, 0.0, False)  # for the names of its columns
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ class Segmenter2d(Segmenter):
             "area_px": areas,
             "area_mm2": spacing and {label: area * spacing[0] * spacing[1] for label, area in areas.items()},
             "counts": self._counts(objects),
-            "segments_info": [_segment_info(one) for one in objects],
+            "segments_info": [segment_info(one) for one in objects],
             **self._origin,
             "inference_s": round(inference_s, 3),
             "device": device_name(self.device),
@@ -265,22 +263,22 @@ class Segmenter2d(Segmenter):
     def _write_masks(self, name: str, masks: NDArray[np.integer]) -> None:
         if self.multi_label:
             for path, mask in zip(self._mask_paths(name), masks, strict=True):
-                _save(Image.fromarray(np.where(mask > 0, np.uint8(255), np.uint8(0))), path)
+                save_image(Image.fromarray(np.where(mask > 0, np.uint8(255), np.uint8(0))), path)
             return
         (path,) = self._mask_paths(name)
-        _save(_indexed(masks[0], sorted(self.labels.values())), path)
+        save_image(indexed(masks[0], sorted(self.labels.values())), path)
 
     def _write_images(self, name: str, probabilities: torch.Tensor, found: Panoptic | None) -> None:
         """Instances and the maps that were asked for."""
         of_instances, of_panoptic, probability, uncertainty, _ = self._other_paths(name)
         if found is not None:
-            _save(Image.fromarray(found.instances.astype(np.uint16)), of_instances)
-            _save(Image.fromarray(panoptic_to_rgb(found.instances)), of_panoptic)
+            save_image(Image.fromarray(found.instances.astype(np.uint16)), of_instances)
+            save_image(Image.fromarray(panoptic_to_rgb(found.instances)), of_panoptic)
         if self.save_probability:
             first, *others = (Image.fromarray(channel.numpy().astype(np.float32)) for channel in probabilities)
-            _save(first, probability, save_all=True, append_images=others)
+            save_image(first, probability, save_all=True, append_images=others)
         if self.save_uncertainty:
-            _save(Image.fromarray(_entropy(probabilities, binary=self.multi_label)), uncertainty)
+            save_image(Image.fromarray(entropy(probabilities, binary=self.multi_label)), uncertainty)
 
     def _write_pictures(self, name: str, data: Mapping[str, Any], masks: NDArray[np.integer]) -> None:
         if not self.pictures:
@@ -290,21 +288,10 @@ class Segmenter2d(Segmenter):
         label = data.get("label")  # a path still: the preprocessing loads the image alone
         truth = None if label is None else read_layers(label, self.labels, ignore_index=self.ignore_index)
         panel = mask_panel(image, [truth, mask_layers(masks, self.labels, multi_label=self.multi_label)])
-        _save(Image.fromarray(panel), self._other_paths(name)[-1])
+        save_image(Image.fromarray(panel), self._other_paths(name)[-1])
 
     def _write_table(self) -> None:
-        names = {label: name for name, label in self.labels.items()}
-        rows = [
-            {"case": case, **_row(one), "label": names[one.label]}
-            for case, objects in self._objects.items()
-            for one in objects
-        ]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["case", *_row(NOTHING)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        with whole_or_not_at_all(self.output_dir / TABLE) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8")
+        write_instances(self.output_dir / TABLE, self._objects, self.labels)
 
     def _is_kept(self, name: str) -> bool:
         complete = not self.things or self._other_paths(name)[0].is_file()
@@ -343,32 +330,6 @@ class Segmenter2d(Segmenter):
         self.console.print(table)
 
 
-def _row(one: Instance) -> dict[str, Any]:
-    """An object as a row of a table: places in columns of their own."""
-    left, top, right, bottom = one.box
-    place = {"centre_row": one.centre[0], "centre_column": one.centre[1], "left": left, "top": top, "right": right,
-             "bottom": bottom}  # fmt: skip
-    sizes = {key: value for key, value in asdict(one).items() if key not in ("id", "label", "centre", "box")}
-    rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in (place | sizes).items()}
-    return {"id": one.id, "label": one.label, **rounded}
-
-
-def _save(image: Image.Image, path: Path, **options: Any) -> None:
-    with whole_or_not_at_all(path) as temporary:
-        image.save(temporary, **options)
-
-
-def _indexed(ids: NDArray[np.integer], labels: Sequence[int]) -> Image.Image:
-    """A label map whose palette's indices are the ids; 16 bits of grey where they exceed 255."""
-    if max(labels) > 255:
-        return Image.fromarray(ids.astype(np.uint16))
-    palette = np.zeros((256, 3), np.uint8)
-    palette[list(labels)] = colour_table(len(labels))
-    image = Image.fromarray(ids.astype(np.uint8))
-    image.putpalette(palette.ravel().tolist())
-    return image
-
-
 def _spacing(image: MetaTensor) -> tuple[float, float] | None:
     """mm between rows and between columns of the file; None where it does not say."""
     spacing = image.meta.get("spacing_mm")
@@ -376,23 +337,6 @@ def _spacing(image: MetaTensor) -> tuple[float, float] | None:
         return None
     row, column = (round(float(n), 6) for n in spacing)
     return row, column
-
-
-def _entropy(probabilities: torch.Tensor, *, binary: bool) -> NDArray[np.float32]:
-    """0 (sure) to 1 (even) over the classes; of masks that overlap the greatest over the labels."""
-    p = probabilities.clamp(0, 1)
-    if binary:
-        entropy = ((torch.special.entr(p) + torch.special.entr(1 - p)) / np.log(2)).amax(0)
-    else:
-        entropy = torch.special.entr(p).sum(0) / np.log(len(p))
-    return np.asarray(entropy.clamp(0, 1).numpy(), np.float32)
-
-
-def _segment_info(instance: Instance) -> dict[str, Any]:
-    """A segment as COCO's panoptic format describes it."""
-    left, top, right, bottom = instance.box
-    box = [left, top, right - left, bottom - top]
-    return {"id": instance.id, "category_id": instance.label, "area": instance.area_px, "bbox": box, "iscrowd": 0}
 
 
 def _by(size: Sequence[int]) -> str:
