@@ -84,6 +84,8 @@ def test_limits_lie_around_the_number():
 def test_nothing_to_find_and_one_patient_have_no_limits():
     empty = PooledDetections(np.empty(0), np.empty(0, bool), np.empty(0, int), np.zeros(3, int))
     assert average_precision_intervals([[empty]], ["a", "b", "c"]) == [None]
+    assert area_intervals([0.1, 0.9, 0.3, 0.8], [0, 1, 1, 0], ["a", "b", "c", "d"]) == (None, None)  # too few
+    assert sum_intervals(np.ones((9, 2)), share, list("abcdefghi")) == [None]  # no spread
     assert area_intervals([0.1, 0.9], [0, 1], ["a", "a"]) == (None, None)
     assert area_intervals([0.1, 0.9], [1, 1], ["a", "b"]) == (None, None)
     assert sum_intervals([[1, 0], [0, 0]], share, ["a", "b"]) == [None]

@@ -19,6 +19,7 @@ from medseg3d.report.pictures2d import Picture2D, draw_boxes, picture
 from medseg3d.report.tables import Cell, Column, Row, Table, amount
 from medseg3d.report.verdict import Verdict
 from medseg3d.report.words import count, interval, number
+from medseg3d.statistics import few_patients
 
 __all__ = ["Part", "Plot", "write_classification_report", "write_detection_report"]
 
@@ -233,7 +234,8 @@ def _found(metric: str, headline: Mapping[str, Any]) -> str:
 
 def _warnings(summary: Mapping[str, Any]) -> list[str]:
     n = len(summary["problems"])
-    return [f"{count(n, 'problem')} with the input; they are listed under Problems."] if n else []
+    problems = f"{count(n, 'problem')} with the input; they are listed under Problems." if n else ""
+    return [text for text in (problems, few_patients(summary["patients"])) if text]
 
 
 def _per_cent(rate: Mapping[str, Any]) -> str:
@@ -349,7 +351,7 @@ def _classification_charts(summary: Mapping[str, Any], palette: Palette) -> dict
     found["roc"]["data"].insert(0, _diagonal(1))
     calibrated = {name: label["calibration"] for name, label in labels.items() if label["calibration"]}
     if calibrated:
-        found["calibration-chart"] = charts.calibration_chart(calibrated, palette)
+        found["calibration-chart"] = charts.calibration_chart(calibrated, palette, unit="images")
     if summary["overall"]:
         confusion = summary["overall"]["confusion"]
         found["confusion-chart"] = charts.confusion_chart(confusion["labels"], confusion["matrix"])

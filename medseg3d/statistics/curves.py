@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medseg3d.statistics.bootstrap import LEVEL, RESAMPLES, SEED, Clusters, Interval, cluster_intervals
+from medseg3d.statistics.bootstrap import FEWEST_PATIENTS, LEVEL, RESAMPLES, SEED, Clusters, Interval, cluster_intervals
 
 __all__ = ["PooledDetections", "area_intervals", "average_precision_intervals", "sum_intervals", "weighted_areas",
            "weighted_average_precision"]  # fmt: skip
@@ -38,16 +38,18 @@ def sum_intervals(
         patients: of each image.
 
     Returns:
-        Limits a number; None with fewer than two patients, or where the number itself is not defined.
+        Limits a number; None with fewer than ``FEWEST_PATIENTS``, where the number itself is not defined, or where all
+        draws agree: a rate of 1 in every patient cannot tell how far other patients may lie.
 
-    >>> sum_intervals([[1, 1], [1, 1]], lambda sums: sums[:, :1] / sums[:, 1:], ["a", "b"])
-    [(1.0, 1.0)]
+    >>> hits = [[1, 1], [0, 1], [1, 1], [1, 1], [0, 1], [1, 1]]
+    >>> sum_intervals(hits, lambda sums: sums[:, :1] / sums[:, 1:], list("abcdef"), level=0.5)[0] is not None
+    True
     """
     clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
     sums = clusters.sums(np.asarray(table, dtype=np.float64))
     defined = ~np.isnan(numbers(sums.sum(axis=0, keepdims=True))[0])
     result: list[Interval | None] = [None] * len(defined)
-    if clusters.size < 2 or not defined.any():
+    if clusters.size < FEWEST_PATIENTS or not defined.any():
         return result
 
     def statistic(weights: Floats) -> Floats:
@@ -55,7 +57,7 @@ def sum_intervals(
 
     limits = cluster_intervals(statistic, clusters.size, level=level, resamples=resamples, seed=seed)
     for i, limit in zip(np.flatnonzero(defined), limits, strict=True):
-        result[i] = limit
+        result[i] = _spread(limit)
     return result
 
 
@@ -75,13 +77,13 @@ def area_intervals(
         patients: of each image.
 
     Returns:
-        None with fewer than two patients, or where no class has both positives and negatives.
+        None with fewer than ``FEWEST_PATIENTS``, or where no class has both positives and negatives.
     """
     clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
     values, positive = np.asarray(scores, dtype=np.float64), np.asarray(truth, dtype=bool)
     values, positive = values.reshape(len(values), -1), positive.reshape(len(positive), -1)
     known = np.flatnonzero(positive.any(axis=0) & ~positive.all(axis=0))
-    if clusters.size < 2 or not len(known):
+    if clusters.size < FEWEST_PATIENTS or not len(known):
         return None, None
 
     def statistic(weights: Floats) -> Floats:
@@ -90,7 +92,7 @@ def area_intervals(
         return _mean_of_known(areas)
 
     auroc, auprc = cluster_intervals(statistic, clusters.size, level=level, resamples=resamples, seed=seed)
-    return auroc, auprc
+    return _spread(auroc), _spread(auprc)
 
 
 def weighted_areas(scores: Floats, truth: NDArray[np.bool_], weights: Floats) -> Floats:
@@ -143,13 +145,13 @@ def average_precision_intervals(
         patients: of each image.
 
     Returns:
-        Limits a number; None with fewer than two patients, or no box at all.
+        Limits a number; None with fewer than ``FEWEST_PATIENTS``, or no box at all.
     """
     clusters = patients if isinstance(patients, Clusters) else Clusters.of(patients)
     known = [[pool for pool in group if pool.boxes.any()] for group in pools]
     wanted = [i for i, group in enumerate(known) if group]
     result: list[Interval | None] = [None] * len(known)
-    if clusters.size < 2 or not wanted:
+    if clusters.size < FEWEST_PATIENTS or not wanted:
         return result
 
     def statistic(weights: Floats) -> Floats:
@@ -160,7 +162,7 @@ def average_precision_intervals(
         statistic, clusters.size, level=level, resamples=resamples, seed=seed, method="percentile"
     )
     for i, limit in zip(wanted, limits, strict=True):
-        result[i] = limit
+        result[i] = _spread(limit)
     return result
 
 
@@ -188,6 +190,10 @@ def _precision_of(weights: Floats, hit: NDArray[np.bool_], boxes: float) -> floa
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
     reached = np.searchsorted(hits / boxes, RECALLS, side="left")
     return float(np.where(reached < len(hits), best_from_here[np.minimum(reached, len(hits) - 1)], 0.0).mean())
+
+
+def _spread(limits: Interval | None) -> Interval | None:
+    return limits if limits is not None and limits[0] < limits[1] else None
 
 
 def _mean_of_known(values: Floats) -> Floats:
