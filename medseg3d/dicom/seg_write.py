@@ -33,6 +33,8 @@ CREATOR = "medseg3d^Algorithm"  # a person name has a family and a given part
 SERIAL_NUMBER = "none"
 # Series numbers are for people; this keeps the mask behind the series it was made from.
 SERIES_NUMBER_STEP = 1000
+# highdicom 0.28 packs frames of fewer voxels one by one, where PS3.5 section 8.1.1 wants no gaps between them.
+LEAST_PACKED_VOXELS = 8
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,11 @@ def write_seg(
 
     Raises:
         DicomError: a mask of another shape, with values that are no labels; images that are gone or lack what a SEG
-            needs.
+            needs; a binary SEG of slices of fewer than 8 voxels.
         UsageError: ``codes`` for unknown labels.
     """
     mask = checked_mask(mask, grid)
+    _require_packable(grid, kind)
     counts = label_counts(mask)
     require_known(counts, labels)
     coded = code_labels(list(labels), codes=codes, context=context)
@@ -118,6 +121,15 @@ def write_seg(
         with whole_or_not_at_all(Path(path)) as temporary:
             seg.save_as(temporary)
     return findings
+
+
+def _require_packable(grid: SeriesGrid, kind: SegKind) -> None:
+    columns, rows, _ = grid.shape
+    if kind == "binary" and columns * rows < LEAST_PACKED_VOXELS:
+        raise DicomError(
+            f"Slices of {columns}×{rows} voxels are too small for a binary SEG, which takes {LEAST_PACKED_VOXELS} or "
+            "more: write one of the kind labelmap."
+        )
 
 
 def _build(

@@ -7,16 +7,18 @@ import subprocess
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import highdicom as hd
+import nibabel
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydicom.uid import UID
-from seg_phantom import LABELS, SHAPE, affine_of, make_mask, make_series, masks_by_dcmqi, on_grid
+from seg_phantom import LABELS, affine_of, make_mask, make_series, masks_by_dcmqi, on_grid
 
 from medseg3d.dicom.codes import code_label
 from medseg3d.dicom.model import FileRef, SeriesGrid
@@ -80,11 +82,34 @@ def test_mask_to_seg_to_mask_is_the_identity(tmp_path, kind, orientation):
         np.testing.assert_array_equal(on_grid(image, grid), mask == number)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(arrays(np.uint8, SHAPE, elements=st.integers(0, 3)), st.sampled_from(["binary", "labelmap"]))
-def test_any_mask_comes_back(series, tmp_path, mask, kind):
-    write_seg(mask, series, tmp_path / "seg.dcm", labels=LABELS, kind=kind)
-    np.testing.assert_array_equal(label_map_of(tmp_path / "seg.dcm", series), mask)
+angles = st.one_of(
+    st.sampled_from([tuple(way.get("angles_deg", (0, 0, 0))) for way in ORIENTATIONS.values()]),
+    st.tuples(*[st.floats(-180, 180)] * 3),
+)
+shapes = st.tuples(st.integers(3, 9), st.integers(3, 9), st.integers(2, 4))
+
+
+@KINDS
+@settings(max_examples=40, deadline=None)
+@given(
+    voxels=arrays(np.uint8, shapes, elements=st.integers(0, 3)),
+    angles_deg=angles,
+    spacing_mm=st.tuples(*[st.floats(0.3, 6)] * 3),
+    mirror=st.sampled_from([-1, 1]),
+    axes=st.permutations(range(3)),
+    flips=st.tuples(*[st.sampled_from([-1, 1])] * 3),
+)
+def test_any_mask_on_any_grid_comes_back(kind, voxels, angles_deg, spacing_mm, mirror, axes, flips):
+    """Oblique, sagittal and coronal series; masks stored in any order and direction of axes, left-handed ones too."""
+    affine = affine_of(angles_deg=angles_deg, spacing_mm=spacing_mm, mirror=mirror)
+    turned = nibabel.Nifti1Image(voxels, affine).as_reoriented(np.c_[axes, flips])
+    with TemporaryDirectory() as folder:
+        grid = make_series(Path(folder, "ct"), shape=voxels.shape, affine=affine)
+        mask = to_series_grid(np.asarray(turned.dataobj), turned.affine, grid)
+        np.testing.assert_array_equal(mask, to_series_grid(voxels, affine, grid))
+        write_seg(mask, grid, Path(folder, "seg.dcm"), labels=LABELS, kind=kind)
+        np.testing.assert_array_equal(label_map_of(Path(folder, "seg.dcm"), grid), mask)
+        assert read_seg(Path(folder, "seg.dcm"), grid).findings == ()
 
 
 @KINDS
@@ -286,6 +311,15 @@ def test_refusals_name_the_fault_and_leave_no_file(series, tmp_path):
         r"holds the instance .*, not 1\.2\.3 as before",
         grid=replace(series, slices=(other, *series.slices[1:])),
     )
+
+
+def test_slices_of_few_voxels_are_for_label_maps(tmp_path):
+    grid = make_series(tmp_path / "ct", shape=(1, 7, 2))
+    mask = np.ones(grid.shape, np.uint8)
+    with pytest.raises(DicomError, match="Slices of 1×7 voxels are too small for a binary SEG, which takes 8 or more"):
+        write_seg(mask, grid, tmp_path / "seg.dcm", labels=LABELS)
+    write_seg(mask, grid, tmp_path / "seg.dcm", labels=LABELS, kind="labelmap")
+    np.testing.assert_array_equal(label_map_of(tmp_path / "seg.dcm", grid), mask)
 
 
 def test_an_earlier_file_is_replaced_only_by_a_whole_one(series, tmp_path):
