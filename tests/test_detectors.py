@@ -225,6 +225,12 @@ def test_anchors_fitted_to_boxes_cover_them_and_are_part_of_the_weights() -> Non
         fit_anchors(network, [{"boxes": np.zeros((0, 4))}])
 
 
+def test_anchors_of_an_ssd_are_fitted_to_boxes_at_its_own_size() -> None:
+    network = small("ssdlite")  # 320 × 320, whatever the image
+    target = {"image": torch.zeros(3, 80, 160), "boxes": np.array([[10.0, 10, 20, 30]])}
+    assert np.unique(fit_anchors(network, [target]), axis=0).tolist() == [[20, 80]]
+
+
 def test_fcos_has_no_anchors_to_fit() -> None:
     network = small("fcos")
     fit_anchors(network, [{"boxes": np.array([[0.0, 0, 7, 9]])}])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from medseg3d.boxes import scale_boxes
 from medseg3d.errors import DataListError
 
 __all__ = ["Anchors", "best_overlaps", "cluster_shapes", "fit_anchors"]
@@ -74,7 +75,8 @@ def fit_anchors(network: nn.Module, targets: Sequence[Mapping[str, Any]], *, see
 
     Args:
         network: a detector; changed in place.
-        targets: mappings with ``boxes`` (n, 4), xyxy in pixels of the images that the network is given.
+        targets: mappings with ``boxes`` (n, 4), xyxy in pixels of the ``image`` (channel, row, column) that the network
+            is given; only SSDs, which resize images themselves, need to know that.
         seed: of the clustering's first centres.
 
     Returns:
@@ -86,7 +88,8 @@ def fit_anchors(network: nn.Module, targets: Sequence[Mapping[str, Any]], *, see
     anchors = next(module for module in network.modules() if isinstance(module, Anchors))
     if set(anchors.counts) == {1}:
         return anchors.shapes.numpy().astype(np.float64)
-    boxes = np.concatenate([np.asarray(target["boxes"], dtype=np.float64).reshape(-1, 4) for target in targets])
+    side = getattr(network.transform, "fixed_size", None)
+    boxes = np.concatenate([_boxes_as_seen(target, side) for target in targets])
     if not len(boxes):
         raise DataListError("No training image has a box: there is nothing to fit anchors to, and nothing to learn.")
     sizes = boxes[:, 2:] - boxes[:, :2]
@@ -97,6 +100,15 @@ def fit_anchors(network: nn.Module, targets: Sequence[Mapping[str, Any]], *, see
     logger.info("Anchors fitted to %d boxes: mean overlap with the best anchor %.2f, was %.2f.",
                 len(boxes), after, before)  # fmt: skip
     return shapes
+
+
+def _boxes_as_seen(target: Mapping[str, Any], fixed_size: Sequence[int] | None) -> NDArray[np.float64]:
+    """Boxes in pixels of the network's own grid: SSDs bring every image to one size (width, height)."""
+    boxes = np.asarray(target["boxes"], dtype=np.float64).reshape(-1, 4)
+    if fixed_size is None:
+        return boxes
+    rows, columns = target["image"].shape[-2:]
+    return scale_boxes(boxes, factor_xy=(fixed_size[0] / columns, fixed_size[1] / rows))
 
 
 def cluster_shapes(sizes: NDArray[np.float64], count: int, *, seed: int = 0) -> NDArray[np.float64]:
