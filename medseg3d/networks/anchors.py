@@ -70,8 +70,8 @@ def fit_anchors(network: nn.Module, targets: Sequence[Mapping[str, Any]], *, see
     """Give a network anchors of the shapes that boxes have, and log how well they cover them.
 
     The boxes are clustered by intersection over union (Redmon and Farhadi, YOLO9000, 2017); the smallest clusters go to
-    the finest level. A network without anchor boxes (FCOS) and one whose weights were loaded with anchors that a
-    trained head knows keep theirs: call this before ``resume`` restores a run, as the bundles do.
+    the finest level. A network without anchor boxes (FCOS) keeps its grid. Called before a run is resumed, as the bundle
+    does, since a checkpoint holds the anchors that it was trained with.
 
     Args:
         network: a detector; changed in place.
@@ -108,7 +108,8 @@ def _boxes_as_seen(target: Mapping[str, Any], fixed_size: Sequence[int] | None) 
     if fixed_size is None:
         return boxes
     rows, columns = target["image"].shape[-2:]
-    return scale_boxes(boxes, factor_xy=(fixed_size[0] / columns, fixed_size[1] / rows))
+    scaled = scale_boxes(boxes, factor_xy=(fixed_size[0] / columns, fixed_size[1] / rows))
+    return np.asarray(scaled, dtype=np.float64)
 
 
 def cluster_shapes(sizes: NDArray[np.float64], count: int, *, seed: int = 0) -> NDArray[np.float64]:
