@@ -70,8 +70,8 @@ def fit_anchors(network: nn.Module, targets: Sequence[Mapping[str, Any]], *, see
     """Give a network anchors of the shapes that boxes have, and log how well they cover them.
 
     The boxes are clustered by intersection over union (Redmon and Farhadi, YOLO9000, 2017); the smallest clusters go to
-    the finest level. A network without anchor boxes (FCOS) keeps its grid. Called before a run is resumed, as the bundle
-    does, since a checkpoint holds the anchors that it was trained with.
+    the finest level. A network without anchor boxes (FCOS) keeps its grid. Call it before a run is resumed, as bundles
+    do: a checkpoint holds the anchors that it was trained with.
 
     Args:
         network: a detector; changed in place.
