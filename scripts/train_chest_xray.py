@@ -5,7 +5,7 @@ on the held-out images) answers them. The answers of all folds together give the
 
     python scripts/train_chest_xray.py $MEDSEG3D_DATA/chest_xray runs/xray
 
-It takes some 12 minutes on 2 idle cores. A fold that is done is not repeated. Beside it, in the same folds: logistic
+It takes some 12 minutes on 2 cores. A fold that is done is not repeated. Beside it, in the same folds: logistic
 regression on thumbnails of 24×24 pixels, on the thumbnails' borders alone (3 pixels at each side), and without these
 borders; and the network with the borders hidden from it, at the test alone or, with ``--retrain``, in training too.
 What can be told from the border alone is no pneumonia: it is how and where the picture was taken.
