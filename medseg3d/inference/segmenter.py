@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medseg3d.engines.device import autocast
 from medseg3d.engines.memory import keep_freed_memory
-from medseg3d.errors import CaseError, ConfigError, GeometryError, MedsegError
+from medseg3d.errors import CaseError, ConfigError, GeometryError, MedsegError, OutputError
 from medseg3d.geometry import grid_distance_mm, spacing_mm, voxel_volume_ml
 from medseg3d.inference.cases import ImageHeader, count_not_finite, image_paths, read_image_header, source_of
 from medseg3d.inference.export import mask_path, refuse_overwriting, sidecar_path, write_nifti, write_sidecar
@@ -320,10 +320,13 @@ def reason(error: BaseException) -> str:
 
 
 def _reraise_if_general(error: BaseException) -> None:
-    """Let through, from under MONAI's wrapping, an error of ours that concerns every case and not this one."""
+    """Let through, from under MONAI's wrapping, an error of ours that concerns every case and not this one.
+
+    A mask that cannot be written fails its own case: the next may be smaller, or the disk be freed.
+    """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, MedsegError) and not isinstance(cause, CaseError):
+        if isinstance(cause, MedsegError) and not isinstance(cause, CaseError | OutputError):
             raise cause
         cause = cause.__cause__
 

@@ -15,7 +15,8 @@ from medseg3d.dicom import code_table
 from medseg3d.dicom.codes import Code, code_label, code_labels, lab_of_rgb, read_codes, rgb_of_lab
 from medseg3d.errors import UsageError
 
-BUNDLES = sorted((Path(__file__).parents[2] / "bundles").glob("*/configs/inference.yaml"))
+# Bundles of 2D images write no DICOM SEG.
+BUNDLES = sorted((Path(__file__).parents[2] / "bundles").glob("[!i]*/configs/inference.yaml"))
 
 # The classes of TotalSegmentator's task "total" (version 2).
 TOTAL = re.findall(
