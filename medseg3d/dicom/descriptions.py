@@ -25,33 +25,37 @@ _WHO = (
 
 
 def shareable(series: Iterable[Series]) -> list[Series]:
-    """The series, without descriptions of series and study where they repeat the patient's name, an id or birth date.
+    """The series, without descriptions of series or study that repeat the patient's name, an id or the birth date.
 
-    Reads the header of one file of each series that has a description. A file that cannot be read any more takes the
-    descriptions with it: nobody knows what they repeat.
+    Reads the header of one file of each series that is described. A file that cannot be read any more takes the
+    descriptions with it: nobody knows what they repeat. That a series has lost its own is a finding.
     """
     with Opener() as opener:
-        return [_without_descriptions(s) if _is_described(s) and _repeats_who(s, opener) else s for s in series]
+        return [_without_echoes(one, opener) for one in series]
 
 
-def _is_described(series: Series) -> bool:
-    return bool(series.description or series.study_description)
+def _without_echoes(series: Series, opener: Opener) -> Series:
+    texts = {text for text in (series.description, series.study_description) if text}
+    echoes = _echoes(texts, series, opener) if texts else set()
+    if not echoes:
+        return series
+    kept = ["" if text in echoes else text for text in (series.description, series.study_description)]
+    remark = "The description of the series repeats the patient's name, id or date of birth: it is left out."
+    finding = [Finding("identifying_description", "note", remark)] if series.description in echoes else []
+    stacks = tuple(
+        replace(stack, series=replace(stack.series, description=kept[0], study_description=kept[1]))
+        for stack in series.stacks
+    )
+    findings = (*series.findings, *finding)
+    return replace(series, description=kept[0], study_description=kept[1], stacks=stacks, findings=findings)
 
 
-def _repeats_who(series: Series, opener: Opener) -> bool:
+def _echoes(texts: set[str], series: Series, opener: Opener) -> set[str]:
+    """Those of the texts that say who the patient is."""
     try:
         with values_as_they_are(), opener.open(series.stacks[0].frames[0].source.file) as stream:
             header = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_WHO))
             who = identifiers_of(header)
-            return any(who.echo_in(text) for text in (series.description, series.study_description) if text)
+            return {text for text in texts if who.echo_in(text)}
     except FILE_ERRORS:
-        return True
-
-
-def _without_descriptions(series: Series) -> Series:
-    remark = "The description of series or study repeats the patient's name, id or date of birth: it is left out."
-    stacks = tuple(
-        replace(stack, series=replace(stack.series, description="", study_description="")) for stack in series.stacks
-    )
-    finding = Finding("identifying_description", "note", remark)
-    return replace(series, description="", study_description="", stacks=stacks, findings=(*series.findings, finding))
+        return texts
