@@ -271,7 +271,7 @@ def test_the_exported_detector_computes_the_same() -> None:
     parser = ConfigParser()
     parser.read_config(configs("inference"))
     network = parser.get_parsed_content("network_def").eval()
-    images = [torch.randn(3, 192, 256)]
+    images = [torch.randn(3, 256, 320)]
     with torch.no_grad():
         expected = network(images)[0]
         _, exported = torch.jit.script(network)(images)
