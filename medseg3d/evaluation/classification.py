@@ -31,7 +31,7 @@ from medseg3d.metrics.classification import (
     roc_curve,
     threshold_table,
 )
-from medseg3d.report.images import write_classification_report
+from medseg3d.report.classification import write_classification_report
 from medseg3d.statistics.bootstrap import LEVEL, RESAMPLES, Interval
 from medseg3d.statistics.curves import area_intervals, sum_intervals
 

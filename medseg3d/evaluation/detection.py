@@ -17,7 +17,7 @@ from medseg3d.evaluation.provenance import file_provenance
 from medseg3d.evaluation.summary import json_number
 from medseg3d.files import write_json
 from medseg3d.metrics.detection import LUNA16_FALSE_POSITIVES, Boxes, average_precision, froc, match_boxes
-from medseg3d.report.images import write_detection_report
+from medseg3d.report.detection import write_detection_report
 from medseg3d.statistics.bootstrap import LEVEL, RESAMPLES, Interval
 from medseg3d.statistics.curves import PooledDetections, average_precision_intervals, sum_intervals
 
