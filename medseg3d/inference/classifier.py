@@ -33,7 +33,7 @@ from medseg3d.inference.calibration import (
 )
 from medseg3d.inference.gradcam import AttentionMaps, write_overlay
 from medseg3d.inference.report import make_console
-from medseg3d.inference.segmenter import CASE_ERRORS, _bundle_identity, _reraise_if_general, device_name, plain, reason
+from medseg3d.inference.segmenter import CASE_ERRORS, bundle_identity, device_name, plain, reason, reraise_if_general
 from medseg3d.inference.views import View, views_of
 from medseg3d.inference.weights import load_weights
 from medseg3d.metrics.classification import choose_threshold
@@ -233,7 +233,7 @@ class Classifier:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.network.to(self.device).eval()
-        self._origin = {**_bundle_identity(self.metadata), "weights_sha256": sha256}
+        self._origin = {**bundle_identity(self.metadata), "weights_sha256": sha256}
 
     def _cases(self) -> list[dict[str, Any]]:
         cases = [dict(case) for case in self.dataset.data]
@@ -257,7 +257,7 @@ class Classifier:
                 return "Preprocessing made NaN or infinity of it: is the image constant?"
             return image
         except CASE_ERRORS as error:
-            _reraise_if_general(error)
+            reraise_if_general(error)
             logger.debug("image %d failed", index, exc_info=True)
             return reason(error)
 

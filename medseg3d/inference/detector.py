@@ -23,7 +23,7 @@ from medseg3d.images import read_image
 from medseg3d.inference.box_tables import DetectedImage, coco_content, common_folder, draw_detections, write_tables
 from medseg3d.inference.counting import Thresholds, choose_thresholds, read_thresholds, write_thresholds
 from medseg3d.inference.report import make_console
-from medseg3d.inference.segmenter import CASE_ERRORS, _bundle_identity, _reraise_if_general, device_name, plain, reason
+from medseg3d.inference.segmenter import CASE_ERRORS, bundle_identity, device_name, plain, reason, reraise_if_general
 from medseg3d.inference.weights import load_weights
 from medseg3d.metrics.detection import Boxes
 from medseg3d.options import flag
@@ -154,7 +154,7 @@ class ObjectDetector:
                 try:
                     done.append(self._image(index, cases[index]))
                 except CASE_ERRORS as error:
-                    _reraise_if_general(error)
+                    reraise_if_general(error)
                     logger.debug("image %d failed", index, exc_info=True)
                     failed[cases[index]["case"]] = reason(error)
         return Detected(tuple(done), failed)
@@ -164,7 +164,7 @@ class ObjectDetector:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.network.to(self.device).eval()
-        self._origin = {**_bundle_identity(self.metadata), "weights_sha256": sha256}
+        self._origin = {**bundle_identity(self.metadata), "weights_sha256": sha256}
 
     def _cases(self) -> list[Mapping[str, Any]]:
         names = [case["case"] for case in self.dataset.data]

@@ -38,7 +38,7 @@ from medseg3d.inference.weights import load_weights
 from medseg3d.options import flag
 from medseg3d.volume import case_name
 
-__all__ = ["Segmenter"]
+__all__ = ["CASE_ERRORS", "Segmenter", "bundle_identity", "reraise_if_general"]
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class Segmenter:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.network.to(self.device).eval()
-        self._origin = {**_bundle_identity(self.metadata), "weights_sha256": sha256}
+        self._origin = {**bundle_identity(self.metadata), "weights_sha256": sha256}
 
     def _prefetched(
         self, cases: Sequence[dict[str, Any]]
@@ -197,7 +197,7 @@ class Segmenter:
                 return self._kept_result(name)
             return self._segment_case(name, case[self.image_key], loaded, start)
         except CASE_ERRORS as error:
-            _reraise_if_general(error)
+            reraise_if_general(error)
             logger.debug("case %s failed", name, exc_info=True)
             self._discard_earlier(name, image_paths(case[self.image_key]))
             return CaseResult(name, "failed", seconds=time.perf_counter() - start, error=reason(error))
@@ -319,7 +319,7 @@ def reason(error: BaseException) -> str:
     return f"{' '.join(str(error).split()) or 'no message'} ({type(error).__name__})"
 
 
-def _reraise_if_general(error: BaseException) -> None:
+def reraise_if_general(error: BaseException) -> None:
     """Let through, from under MONAI's wrapping, an error of ours that concerns every case and not this one.
 
     A mask that cannot be written fails its own case: the next may be smaller, or the disk be freed.
@@ -337,7 +337,7 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _bundle_identity(metadata: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
+def bundle_identity(metadata: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
     """Name and version of the bundle for the sidecar; a bundle without a name has that of its folder."""
     name = None
     if isinstance(metadata, (str, Path)):
