@@ -61,6 +61,8 @@ def test_a_backbone_has_stages_trains_a_step_exports_and_loads_back(
     before = head.detach().clone()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.001)
     functional.cross_entropy(network.train()(image), torch.tensor([0, 2])).backward()
+    # Batch normalisation of two values has gradients without measure: a step of their size would end in NaN.
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     assert not torch.equal(head, before)
 
@@ -73,6 +75,7 @@ def test_a_backbone_has_stages_trains_a_step_exports_and_loads_back(
         traced = torch.jit.trace(again, image)
         torch.jit.save(traced, tmp_path / "model.ts")
         assert expected.shape == (2, 3)
+        assert expected.isfinite().all()
         assert torch.allclose(torch.jit.load(tmp_path / "model.ts")(image), expected, atol=1e-4)
 
 
