@@ -113,8 +113,11 @@ def test_any_mask_on_any_grid_comes_back(kind, voxels, angles_deg, spacing_mm, m
 
 
 @KINDS
-def test_highdicom_reads_the_same(series, tmp_path, kind):
-    mask = make_mask()
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_highdicom_reads_the_same(tmp_path, kind, orientation):
+    affine = affine_of(**ORIENTATIONS[orientation])
+    series = make_series(tmp_path / "ct", affine=affine)
+    mask = to_series_grid(make_mask(), affine, series)
     write_seg(mask, series, tmp_path / "seg.dcm", labels=LABELS, kind=kind)
     volume = hd.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True, allow_missing_positions=True)
     geometry = volume.get_geometry()
