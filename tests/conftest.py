@@ -6,6 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples on every run, so that a change is judged by itself. EXPLORE=1 draws new
+# ones instead; what those find wrong becomes an `@example`.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("explore")
+settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,9 @@ FIRST_LOOK = 32
 DENSE = 0.03
 """Share of all voxels from which a distance transform of the whole box costs less than to search for each of them."""
 
+FEW = 20_000
+"""So few points are searched for one by one whatever their share: that takes no time, and is exact to float64."""
+
 
 @dataclass(frozen=True)
 class SurfaceDistances:
@@ -166,7 +169,8 @@ def _nearest_mm(
 
     Most surfaces that are compared lie a voxel or two apart, so each point first looks around itself, nearest places
     first; those that find nothing there ask a search tree. Cost and memory then grow with the surface, not with the
-    volume. Only where very many are left, as in noise, a distance transform (float32) answers all at once.
+    volume. Only where very many are left, as in noise, a distance transform answers all at once; it is
+    float32, so distances are then right to 1e-7 of themselves.
     """
     if not goals.size:
         return np.full(points.size, np.inf)
@@ -179,7 +183,7 @@ def _nearest_mm(
         hit = flat[points[left] + offset]
         distances[left[hit]] = distance
         left = left[~hit]
-    if left.size > DENSE * is_goal.size:
+    if left.size > max(FEW, DENSE * is_goal.size):
         squared = edt.edtsq((~is_goal).view(np.uint8), anisotropy=tuple(map(float, spacing_mm)))
         distances[left] = np.sqrt(squared.ravel()[points[left]], dtype=np.float64)
     elif left.size:

@@ -255,6 +255,7 @@ def test_near_and_far_are_searched_alike(gap, spacing):
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.9, 3.1)])
 def test_every_way_of_searching_finds_the_same(monkeypatch, dense, first_look, spacing):
     monkeypatch.setattr(surface, "DENSE", dense)
+    monkeypatch.setattr(surface, "FEW", 0)
     monkeypatch.setattr(surface, "FIRST_LOOK", first_look)
     noise = np.random.default_rng(0).random((30, 20, 12)) < 0.4
     reference, prediction = noise & (np.arange(30) < 16)[:, None, None], box(20, 4, 2, shape=noise.shape)
