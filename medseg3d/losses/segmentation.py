@@ -23,7 +23,7 @@ class SegmentationLoss(torch.nn.Module):
     scores 0; but binary cross-entropy is the mean over regions with an ignore label too, where nnU-Net then sums them.
 
     Voxels of ``ignore_label`` count in neither part: cross-entropy is the mean over the other voxels. Where all are
-    ignored the loss is 0, and so is its gradient.
+    ignored the loss is 0 (with ``smooth`` above 0), and so is its gradient.
 
     In a training of several processes the sums of batch Dice, and the number of voxels that count, are gathered over
     all of them, so that loss and gradient, averaged over the processes, are those of one process with all samples;
