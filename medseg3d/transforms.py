@@ -85,7 +85,8 @@ class LoadStudyd(LoadVolumed):
     of files in the folder that cannot be read, are logged.
 
     Each key holds the path of an image file (or a list, one a channel), of a folder or zip archive with one image
-    series, of one multi-frame DICOM file; or a ``medseg3d.dicom.Stack`` of a scan.
+    series, of one multi-frame DICOM file; or a ``medseg3d.dicom.Stack`` of a scan; or several stacks as channels
+    (``medseg3d.dicom.coregistered.Coregistered``), which are resampled onto the grid of the first.
 
     Raises:
         DicomError: a series that is refused, several series in a folder, or none.
@@ -107,7 +108,11 @@ def is_volume_file(image: Any) -> bool:
 
 def _read_dicom(image: Any) -> Volume:
     from medseg3d.dicom import Stack, read_series, read_stack
+    from medseg3d.dicom.coregistered import Coregistered, read_coregistered
 
+    if isinstance(image, Coregistered):
+        voxels, grid = read_coregistered(image)
+        return Volume(voxels, grid.affine_ras, image.reference.frames[0].source.file.path.parent)
     if isinstance(image, Stack):
         volume, path = read_stack(image), image.frames[0].source.file.path.parent
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import nibabel
 import numpy as np
 
 from medseg3d.dicom import Stack
+from medseg3d.dicom.coregistered import Coregistered
 from medseg3d.dicom.sidecar import hashed_uid
 from medseg3d.errors import CaseError, GeometryError
 from medseg3d.geometry import Affine, check_affine, grid_distance_mm
-from medseg3d.inference.studies import RefusedSeries, study_cases
+from medseg3d.inference.studies import RefusedSeries, reference_stack, study_cases
 from medseg3d.volume import GRID_TOLERANCE_MM, SUFFIXES, case_name, read_geometry, read_volume
 
 __all__ = ["ImageHeader", "count_not_finite", "find_cases", "image_paths", "read_case_header", "read_header",
@@ -47,7 +48,7 @@ class ImageHeader:
     nifti: Any = None
 
 
-def find_cases(path: str | Path, *, modality: str | None = None) -> list[dict[str, Any]]:
+def find_cases(path: str | Path, *, modality: str | Sequence[str] | None = None) -> list[dict[str, Any]]:
     """The cases at ``path``: dicts of ``case`` (a name), ``image`` and, if known, ``label`` (a path).
 
     ``path`` is an image (.nii, .nii.gz, .nrrd, .mha, .mhd); a folder of them, not searched deeper, in which nnU-Net's
@@ -58,7 +59,8 @@ def find_cases(path: str | Path, *, modality: str | None = None) -> list[dict[st
     ``image`` is a path, a list of one a channel, or what ``study_cases`` gives for a DICOM series.
 
     Args:
-        modality: of the DICOM series that are taken (CT, MR, PT); None takes all.
+        modality: of the DICOM series that are taken (CT, MR, PT), or of each channel, see ``study_cases``; None takes
+            all.
 
     Raises:
         CaseError: nothing there, no image in it, two images with one case name, or a channel file missing.
@@ -91,6 +93,8 @@ def read_image_header(image: Any) -> ImageHeader:
     """
     if isinstance(image, RefusedSeries):
         image.refuse()
+    if isinstance(image, Coregistered):
+        return replace(_header_of_stack(image.reference), channels=len(image.stacks))
     if isinstance(image, Stack):
         return _header_of_stack(image)
     return read_case_header(image_paths(image))
@@ -100,8 +104,8 @@ def image_paths(image: Any) -> list[Path]:
     """The files that a case's ``image`` is read from; of a DICOM series the folder or archive."""
     if isinstance(image, RefusedSeries):
         return [image.path]
-    if isinstance(image, Stack):
-        file = image.frames[0].source.file
+    if (stack := reference_stack(image)) is not None:
+        file = stack.frames[0].source.file
         return [file.path if file.member else file.path.parent]
     return [Path(image)] if isinstance(image, (str, Path)) else [Path(p) for p in image]
 
@@ -140,7 +144,9 @@ def read_header(path: str | Path) -> ImageHeader:
 
 
 def source_of(image: Any) -> Any:
-    """What a sidecar says of where a mask comes from: file names, or a series by a hash of its UID."""
+    """What a sidecar says of where a mask comes from: file names, or series by a hash of their UID."""
+    if isinstance(image, Coregistered):
+        return [source_of(stack) for stack in image.stacks]
     if isinstance(image, Stack):
         series = image.series
         return {
@@ -163,7 +169,7 @@ def count_not_finite(path: Path) -> int:
     return int(voxels.size - np.isfinite(voxels).sum())
 
 
-def _cases_of_folder(folder: Path, modality: str | None) -> list[dict[str, Any]]:
+def _cases_of_folder(folder: Path, modality: str | Sequence[str] | None) -> list[dict[str, Any]]:
     files = sorted(p for p in folder.iterdir() if p.is_file() and _is_image(p))
     if not files:
         cases = study_cases(folder, modality=modality)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from medseg3d.dicom import Finding, Scan, Stack, scan
+from medseg3d.dicom import Finding, Scan, Series, Stack, scan
+from medseg3d.dicom.coregistered import Coregistered, companions_of
 from medseg3d.dicom.descriptions import shareable
 from medseg3d.dicom.jobs import Job, Refusal, jobs_of
 from medseg3d.dicom.names import volume_names
@@ -25,6 +26,7 @@ __all__ = [
     "dicom_formats",
     "dicom_mask_path",
     "image_findings",
+    "reference_stack",
     "require_dicom",
     "study_cases",
     "write_dicom_mask",
@@ -53,14 +55,17 @@ class RefusedSeries:
         raise DicomError(f"The series is refused. {reasons}")
 
 
-def study_cases(path: Path, *, modality: str | None = None) -> list[dict[str, Any]]:
+def study_cases(path: Path, *, modality: str | Sequence[str] | None = None) -> list[dict[str, Any]]:
     """The volumes in a tree of DICOM files, a zip archive or a file, as cases with a ``Stack`` for ``image``.
 
     Every series of the modality gives its volumes. One that is no sound volume (gaps, tilt, …) is a case too, with a
     ``RefusedSeries``, so that the run reports it; localizers, screenshots and single slices are left out.
 
+    With several modalities every volume of the first is a case, and ``image`` is a ``Coregistered``: the volume, and
+    one of each other modality in the same study and frame of reference. Where one is missing, the case is refused.
+
     Args:
-        modality: DICOM's code (CT, MR, PT); None takes any.
+        modality: DICOM's code (CT, MR, PT), or several, the channels of an image; None takes any.
 
     Returns:
         Cases named as ``medseg3d dicom convert`` names files; none where there are no DICOM images at all.
@@ -74,20 +79,29 @@ def study_cases(path: Path, *, modality: str | None = None) -> list[dict[str, An
     for broken in found.unreadable:
         logger.warning("%s: not readable, a slice may be missing: %s", broken.file, broken.reason)
     all_series = shareable(found.series)
+    first, *others = (modality,) if modality is None or isinstance(modality, str) else modality
     outcomes = [
         outcome
         for series in all_series
-        if modality is None or series.modality == modality
+        if first is None or series.modality == first
         for outcome in jobs_of(series, split=False, resample=False, max_gap_mm=MAX_GAP_MM, four_d=False)
     ]
     meant = [o for o in outcomes if not (isinstance(o, Refusal) and o.left_out)]
     if all_series and not meant:
         there = ", ".join(dict.fromkeys(f"{s.modality or 'unknown'} {s.description!r}" for s in all_series))
-        raise CaseError(f"{path}: no {modality or 'DICOM'} series here that makes a volume. There are: {there}.")
+        raise CaseError(f"{path}: no {first or 'DICOM'} series here that makes a volume. There are: {there}.")
     if len(outcomes) > len(meant):
         logger.info("%d series are localizers, screenshots or single slices: left out.", len(outcomes) - len(meant))
     names = volume_names([(outcome.series, outcome.label) for outcome in meant])
-    return [{"case": name, "image": _image(path, o, found)} for name, o in zip(names, meant, strict=True)]
+    images = [_with_companions(path, _image(path, o, found), all_series, others) for o in meant]
+    return [{"case": name, "image": image} for name, image in zip(names, images, strict=True)]
+
+
+def reference_stack(image: Any) -> Stack | None:
+    """The DICOM series whose grid a case's ``image`` has; None for what is no sound series."""
+    if isinstance(image, Coregistered):
+        return image.reference
+    return image if isinstance(image, Stack) else None
 
 
 def checked_formats(formats: Sequence[str]) -> tuple[str, ...]:
@@ -111,7 +125,7 @@ def dicom_formats(formats: Sequence[str]) -> list[DicomFormat]:
 
 def require_dicom(formats: Sequence[str], images: Sequence[Any]) -> None:
     """Raise ``UsageError`` where a mask in DICOM is wanted of an image that is no DICOM series."""
-    others = sum(not isinstance(image, (Stack, RefusedSeries)) for image in images)
+    others = sum(not isinstance(image, (Stack, Coregistered, RefusedSeries)) for image in images)
     if others and (asked := dicom_formats(formats)):
         raise UsageError(
             f"{others} of {len(images)} images are no DICOM series: a mask as {' or '.join(asked)} refers to the "
@@ -121,7 +135,7 @@ def require_dicom(formats: Sequence[str], images: Sequence[Any]) -> None:
 
 def image_findings(image: Any) -> list[str]:
     """What is to know about a case's image: warnings of a DICOM series."""
-    findings = image.findings if isinstance(image, Stack) else ()
+    findings = image.findings if isinstance(image, (Stack, Coregistered)) else ()
     return [str(finding) for finding in findings if finding.severity == "warning"]
 
 
@@ -133,15 +147,17 @@ def dicom_mask_path(folder: Path, case: str, kind: DicomFormat) -> Path:
 def write_dicom_mask(
     path: Path,
     mask: NDArray[Any],
-    stack: Stack,
+    image: Any,
     kind: DicomFormat,
     *,
     labels: Mapping[str, int],
     origin: Mapping[str, Any],
 ) -> Iterator[str]:
-    """Write a mask on a stack's grid as SEG or RTSTRUCT; yields what a reader of it should know.
+    """Write a mask as SEG or RTSTRUCT; yields what a reader of it should know.
 
     Args:
+        mask: array (i, j, k) on the image's grid.
+        image: a case's DICOM series; of several channels the first, whose images the object refers to.
         labels: name → id.
         origin: ``bundle``, ``bundle_version`` and ``weights_sha256``: the algorithm that the file names.
 
@@ -151,7 +167,8 @@ def write_dicom_mask(
     from medseg3d.dicom.rtstruct_write import write_rtstruct
     from medseg3d.dicom.seg_write import Algorithm, write_seg
 
-    if stack.grid is None:
+    stack = reference_stack(image)
+    if stack is None or stack.grid is None:
         raise DicomError("The series has no regular grid that a mask could lie on.")
     bundle = str(origin.get("bundle") or "medseg3d")[:64]
     weights = origin.get("weights_sha256")
@@ -171,6 +188,16 @@ def _image(path: Path, outcome: Job | Refusal, found: Scan) -> RefusedSeries | S
     if isinstance(outcome, Refusal):
         return RefusedSeries(path, outcome.findings)
     return replace(outcome.stacks[0], findings=(*outcome.findings, *found.unreadable_beside(outcome.series)))
+
+
+def _with_companions(
+    path: Path, image: RefusedSeries | Stack, all_series: Sequence[Series], modalities: Sequence[str]
+) -> RefusedSeries | Stack | Coregistered:
+    if not modalities or isinstance(image, RefusedSeries):
+        return image
+    stacks, findings = companions_of(image, all_series, modalities)
+    findings = (*image.findings, *findings)
+    return Coregistered((image, *stacks), findings) if stacks else RefusedSeries(path, findings)
 
 
 def _what_else(found: Scan) -> str:
