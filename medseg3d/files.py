@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from medseg3d.errors import OutputError
 
-__all__ = ["whole_or_not_at_all", "write_json"]
+__all__ = ["new_folder_or_none", "whole_or_not_at_all", "write_json"]
 
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
@@ -44,6 +45,36 @@ def whole_or_not_at_all(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         folder.rmdir()
+
+
+@contextmanager
+def new_folder_or_none(path: Path) -> Iterator[Path]:
+    """A folder that is being made, beside its final place; renamed to ``path`` when the block ends well.
+
+    An empty folder at ``path`` is replaced; anything else there is never overwritten. When the block raises, nothing is
+    left.
+
+    Raises:
+        OutputError: something lies at ``path``, the folder beside it cannot be written to, or the disk is full.
+    """
+    if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise OutputError(f"{path} is there already and is not overwritten: remove it, or choose another name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(mkdtemp(prefix=".writing-", dir=path.parent))
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    temporary = folder / path.name
+    try:
+        temporary.mkdir()
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in DISK_ERRORS or error.filename == str(temporary):
+            raise _cannot_write(path, error) from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

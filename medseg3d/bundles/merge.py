@@ -16,7 +16,18 @@ from typing import Any
 
 from medseg3d.bundles.problems import Problem, did_you_mean, nearest
 
-__all__ = ["META", "SEPARATOR", "Merged", "iterate_ids", "load_file", "lookup", "merge", "nearest_id", "normalize_id"]
+__all__ = [
+    "META",
+    "SEPARATOR",
+    "Merged",
+    "iterate_ids",
+    "load_file",
+    "lookup",
+    "merge",
+    "merge_contents",
+    "nearest_id",
+    "normalize_id",
+]
 
 SEPARATOR = "::"
 META = "_meta_"
@@ -67,15 +78,23 @@ def merge(
     config_files: Sequence[Path], overrides: Mapping[str, Any] | None = None, *, meta: Mapping[str, Any] | None = None
 ) -> Merged:
     """Merge files in their order, then the overrides."""
-    merged = Merged(base=config_files[0].name if config_files else "")
-    for position, path in enumerate(config_files):
-        for key, value in load_file(path, merged.problems).items():
-            _apply(merged, key, value, origin=path.name, is_first=position == 0, may_merge=True)
+    problems: list[Problem] = []
+    merged = merge_contents([(path.name, load_file(path, problems)) for path in config_files])
+    merged.problems[:0] = problems
     if meta is not None:
         merged.config[META] = _copied(dict(meta))
         merged.origins[META] = "metadata.json"
     for key, value in (overrides or {}).items():
         _apply(merged, key, value, origin=f"--{key}", is_first=False, may_merge=False)
+    return merged
+
+
+def merge_contents(contents: Sequence[tuple[str, Mapping[Any, Any]]]) -> Merged:
+    """Merge what files hold, each with the name that problems are reported under, in their order."""
+    merged = Merged(base=contents[0][0] if contents else "")
+    for position, (name, content) in enumerate(contents):
+        for key, value in content.items():
+            _apply(merged, key, value, origin=name, is_first=position == 0, may_merge=True)
     return merged
 
 
