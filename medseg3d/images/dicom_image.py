@@ -23,12 +23,9 @@ from medseg3d.dicom.model import FileRef
 from medseg3d.dicom.pixels import stored_frames
 from medseg3d.dicom.rescale import clean_bits
 from medseg3d.errors import CaseError, DicomError
-from medseg3d.images.image import Image2D, Window
+from medseg3d.images.image import WHITE, Image2D, Window, to_white
 
 __all__ = ["dicom_pages", "dicom_patient", "read_dicom"]
-
-WHITE = 65535.0
-"""What is windowed becomes uint16, from 0 (black) to this."""
 
 Values = tuple[NDArray[Any], tuple[float, float]]
 """Pixels, and the least and greatest value that they can have."""
@@ -116,9 +113,9 @@ def _colours(ds: Dataset, frame: Frame) -> Values:
 def _grey(ds: Dataset, header: Header, frame: Frame, window: Window) -> Values:
     stored, _ = clean_bits(next(iter(stored_frames([frame]))), frame.layout)
     pixels, value_range = _modality(stored, ds, header, frame)
-    if isinstance(window, tuple | list):
+    if not (window is None or isinstance(window, str)):
         low, high = map(float, window)
-        pixels, value_range = _white((pixels - low) / max(high - low, 1e-9)), (0.0, WHITE)
+        pixels, value_range = to_white((pixels - low) / (high - low)), (0.0, WHITE)
     elif window != "none":
         pixels, value_range = _voi(pixels, value_range, ds, frame)
     if frame.layout.photometric == "MONOCHROME1" or text(ds, "PresentationLUTShape") == "INVERSE":
@@ -161,7 +158,7 @@ def _voi(pixels: NDArray[Any], value_range: tuple[float, float], ds: Dataset, fr
     if not centre or not width:
         return pixels, value_range
     shown = _windowed(pixels.astype(np.float64), centre[0], width[0], text(macro, "VOILUTFunction"))
-    return _white(shown), (0.0, WHITE)
+    return to_white(shown), (0.0, WHITE)
 
 
 def _voi_macro(ds: Dataset, frame: Frame) -> Dataset:
@@ -183,10 +180,6 @@ def _windowed(values: NDArray[np.float64], centre: float, width: float, function
     if width <= 1:
         return (values > centre - 0.5).astype(np.float64)
     return (values - (centre - 0.5)) / (width - 1) + 0.5
-
-
-def _white(shown: NDArray[Any]) -> NDArray[np.uint16]:
-    return np.rint(np.clip(shown, 0, 1) * WHITE).astype(np.uint16)
 
 
 def _lut_bits(lut: Dataset) -> int:

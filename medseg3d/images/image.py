@@ -7,7 +7,8 @@ decoded to its last row is refused, because a truncated JPEG would otherwise be 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DICOM_SUFFIXES = (".dcm", ".dicom")
 SUFFIXES = (*RASTER_SUFFIXES, *DICOM_SUFFIXES, *NIFTI_SUFFIXES)
 
-Window = tuple[float, float] | str | None
+WHITE = 65535.0  # what a window's upper end becomes, of 16 bits
+Window = Sequence[float] | str | None
 
 
 @dataclass(frozen=True)
@@ -71,24 +73,26 @@ def read_image(path: str | Path | ImageRef, *, page: int | None = None, window: 
     Args:
         path: The file; ``scan.tif#page=2`` names a page of a TIFF, a frame of a DICOM or a slice of a NIfTI, from 0.
         page: The same, apart.
-        window: For DICOM. None takes what the file says (its VOI LUT or first window, or nothing where it has none);
-            ``"none"`` keeps the rescaled values; ``(low, high)`` maps low to black and high to white, for CT in HU.
-            What is windowed becomes uint16.
+        window: For DICOM and NIfTI. ``(low, high)`` maps low to black and high to white, for CT in HU. None takes what
+            a DICOM file says (its VOI LUT or first window, or nothing where it has none); ``"none"`` keeps the
+            rescaled values. What is windowed becomes uint16. Other formats have no physical values: they stay.
 
     Raises:
-        UsageError: ``window`` is another word.
+        UsageError: ``window`` is another word, or high is not above low.
         CaseError: missing, truncated, unreadable or of another format; several pages and none named, or no such page;
             NaN or infinity.
     """
     if isinstance(window, str) and window != "none":
         raise UsageError(f"window is {window!r}: give (low, high), none, or leave it out for the file's own.")
+    if not (window is None or isinstance(window, str)) and not (len(window) == 2 and window[0] < window[1]):
+        raise UsageError(f"window is {list(window)}: give two numbers, the lower first.")
     ref = ImageRef.parse(path)
     page = ref.page if page is None else page
     _require_file(ref.path)
     if _is_nifti(ref.path):
         from medseg3d.images.nifti_image import read_nifti
 
-        return _finite(read_nifti(ref.path, page))
+        return _windowed(_finite(read_nifti(ref.path, page)), window)
     if _is_dicom(ref.path):
         from medseg3d.images.dicom_image import read_dicom
 
@@ -176,6 +180,20 @@ def _is_dicom(path: Path) -> bool:
             return is_dicom(stream.read(140))
     except OSError as error:
         raise CaseError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def to_white(shown: NDArray[Any]) -> NDArray[np.uint16]:
+    """0 (black) to 1 (white), and what lies beyond, as 16 bits."""
+    return np.rint(np.clip(shown, 0, 1) * WHITE).astype(np.uint16)
+
+
+def _windowed(image: Image2D, window: Window) -> Image2D:
+    """A slice of a volume in a window; colours, and without a window, as it is."""
+    if window is None or isinstance(window, str) or image.pixels.ndim == 3:
+        return image
+    low, high = map(float, window)
+    shown = to_white((image.pixels.astype(np.float64) - low) / (high - low))
+    return replace(image, pixels=shown, value_range=(0.0, WHITE))
 
 
 def _finite(image: Image2D) -> Image2D:

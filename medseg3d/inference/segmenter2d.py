@@ -283,7 +283,8 @@ class Segmenter2d(Segmenter):
     def _write_pictures(self, name: str, data: Mapping[str, Any], masks: NDArray[np.integer]) -> None:
         if not self.pictures:
             return
-        pixels = read_image(data[self.image_key].meta["filename_or_obj"]).pixels
+        meta = data[self.image_key].meta
+        pixels = read_image(meta["filename_or_obj"], window=meta.get("window")).pixels
         image = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
         label = data.get("label")  # a path still: the preprocessing loads the image alone
         truth = None if label is None else read_layers(label, self.labels, ignore_index=self.ignore_index)

@@ -23,9 +23,10 @@ class LoadImage2Dd(MapTransform):
     """Load images and masks, and refuse what does not fit together.
 
     An image's path becomes a float32 ``MetaTensor`` (channel, row, column) of the file's own values, with
-    ``value_range`` (2, channel), ``spacing_mm`` (NaN where unknown), ``original_size`` and ``filename_or_obj`` in its
-    ``meta``. A mask's path becomes a uint8 tensor (1, row, column) of label ids (int64 where they exceed 255), and a
-    list of paths, one a label, a uint8 tensor (labels, row, column) of zeros and ones.
+    ``value_range`` (2, channel), ``spacing_mm`` (NaN where unknown), ``original_size``, ``filename_or_obj`` and, where
+    one was asked for, ``window`` in its ``meta``. A mask's path becomes a uint8 tensor (1, row, column) of label ids
+    (int64 where they exceed 255), and a list of paths, one a label, a uint8 tensor (labels, row, column) of zeros and
+    ones.
 
     Args:
         keys: entries to load.
@@ -33,7 +34,7 @@ class LoadImage2Dd(MapTransform):
         channels: 1, colours become grey; or 3, grey is repeated, as pretrained backbones want it.
         labels: name → id; a mask with another id is refused. None takes any.
         ignore_index: an id in masks beside the labels that means "not labelled".
-        window: for DICOM, see ``medseg3d.images.read_image``.
+        window: for DICOM and NIfTI, see ``medseg3d.images.read_image``.
         allow_missing_keys: leave out keys that a sample lacks, as inference has no masks.
 
     Raises:
@@ -55,7 +56,7 @@ class LoadImage2Dd(MapTransform):
             raise UsageError(f"channels is {channels}: 1 (grey) and 3 (colours, or grey repeated) are possible.")
         self.mask_keys = (mask_keys,) if isinstance(mask_keys, str) else tuple(mask_keys)
         self.channels, self.labels, self.ignore_index = channels, labels, ignore_index
-        self.window = tuple(window) if isinstance(window, list) else window
+        self.window = window
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
@@ -73,7 +74,7 @@ class LoadImage2Dd(MapTransform):
         return sample
 
     def _image(self, path: Any) -> MetaTensor:
-        image = read_image(path, window=self.window)  # type: ignore[arg-type]
+        image = read_image(path, window=self.window)
         pixels = _channels_first(image, self.channels)
         low, high = image.value_range
         meta = {
@@ -82,6 +83,8 @@ class LoadImage2Dd(MapTransform):
             "spacing_mm": torch.tensor(image.spacing_mm or (float("nan"),) * 2),
             "value_range": torch.tensor([[low], [high]]).repeat(1, self.channels),
         }
+        if self.window is not None:
+            meta["window"] = self.window if isinstance(self.window, str) else [float(n) for n in self.window]
         return MetaTensor(torch.from_numpy(pixels), meta=meta)
 
     def _mask(self, path: Any) -> torch.Tensor:

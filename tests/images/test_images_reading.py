@@ -255,6 +255,16 @@ def test_windows_of_ones_own_and_none(tmp_path):
     np.testing.assert_array_equal(read_image(path, window="none").pixels, RAMP - 1024.0)
     with pytest.raises(UsageError, match=r"window is 'lung': give \(low, high\), none"):
         read_image(path, window="lung")
+    with pytest.raises(UsageError, match=r"window is \[240, -160\]: give two numbers, the lower first"):
+        read_image(path, window=[240, -160])
+
+
+def test_a_window_of_a_nifti_slice(tmp_path):
+    values = np.array([[-1000.0, -160.0], [40.0, 1500.0]], np.float32)  # x right, y down: rows are the second axis
+    nibabel.save(nibabel.Nifti1Image(values[:, :, None], np.eye(4)), tmp_path / "ct.nii.gz")
+    image = read_image(tmp_path / "ct.nii.gz", window=[-160, 240])
+    assert image.pixels.tolist() == [[0, 32768], [0, 65535]]
+    assert (image.pixels.dtype, image.value_range) == (np.uint16, (0, 65535))
 
 
 def test_a_voi_lut_is_applied_before_a_window(tmp_path):
