@@ -67,6 +67,13 @@ class ConvertOptions:
         series_uid: convert this series only: its UID, or the hash that sidecars have; "" for all.
         annotation: file name or SOPInstanceUID of the only annotation to take; "" for all.
         force: replace files that exist.
+        channels: modalities that make one image together, such as ``("CT", "PT")``: the volumes of the first are the
+            cases, and of each other one the volume in the same study and frame of reference is resampled onto them.
+            () makes each series an image of its own.
+
+    Raises:
+        UsageError: channels that are fewer than two, or repeated, or asked for together with an option that makes
+            other volumes of a series.
     """
 
     suffix: Literal[".nii.gz", ".nii"] = ".nii.gz"
@@ -79,6 +86,15 @@ class ConvertOptions:
     series_uid: str = ""
     annotation: str = ""
     force: bool = False
+    channels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.channels:
+            return
+        if len(self.channels) < 2 or len(set(self.channels)) < len(self.channels) or not all(self.channels):
+            raise UsageError(f"Channels are {', '.join(self.channels)}: name two modalities or more, each once: CT,PT.")
+        if self.resample or self.split or self.four_d:
+            raise UsageError("Channels cannot be combined with repairing, splitting or 4D files: convert those first.")
 
 
 @dataclass(frozen=True)

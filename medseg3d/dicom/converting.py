@@ -7,6 +7,8 @@
     OUT/labels/<patient>_<number>_<description>_<mark>.nii.gz     label map of the annotations that refer to the series
     OUT/labels.json                                               name of each label → id
 
+With ``ConvertOptions.channels`` an image is ``…_0000.nii.gz``, ``…_0001.nii.gz``, … on one grid.
+
 A description that repeats the patient's name, id or date of birth is left out of them.
 
 ``medseg3d datalist build OUT --labels OUT/labels.json`` makes a data list of it.
@@ -18,10 +20,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from medseg3d.dicom.channel_files import with_channels
 from medseg3d.dicom.conversion import Converted, ConvertOptions, Progress, Status
+from medseg3d.dicom.coregistered import companions_of
 from medseg3d.dicom.descriptions import shareable
 from medseg3d.dicom.frames import Series
-from medseg3d.dicom.jobs import Refusal, jobs_of
+from medseg3d.dicom.jobs import Job, Refusal, jobs_of
 from medseg3d.dicom.matching import matched_annotations
 from medseg3d.dicom.names import volume_names
 from medseg3d.dicom.scanning import Scan, scan
@@ -65,9 +69,10 @@ def convert_scan(
 ) -> list[Converted]:
     """``convert`` for a folder that is scanned already."""
     options = options or ConvertOptions()
+    first = options.channels[0] if options.channels else ""
     outcomes = [
         outcome
-        for series in shareable(_chosen(found.series, options.series_uid))
+        for series in shareable(_chosen(_of_modality(found.series, first), options.series_uid))
         for outcome in jobs_of(
             series,
             split=options.split,
@@ -81,7 +86,10 @@ def convert_scan(
     results = []
     for name, outcome in zip(names, outcomes, strict=True):
         outcome = replace(outcome, findings=(*outcome.findings, *found.unreadable_beside(outcome.series)))
-        results.append(_refused(name, outcome) if isinstance(outcome, Refusal) else writer.write(name, outcome))
+        if options.channels and isinstance(outcome, Job):
+            results.append(_with_channels(name, outcome, found, writer))
+        else:
+            results.append(_refused(name, outcome) if isinstance(outcome, Refusal) else writer.write(name, outcome))
         if progress is not None:
             progress(len(results), len(outcomes))
     return results
@@ -95,6 +103,24 @@ def _chosen(series: Sequence[Series], uid: str) -> list[Series]:
         listed = "\n".join(f"  {s.uid}  {s.modality}  {s.description}" for s in series)
         raise DicomError(f"No series here has the UID {uid}. There are:\n{listed}")
     return chosen
+
+
+def _of_modality(series: Sequence[Series], modality: str) -> list[Series]:
+    chosen = [one for one in series if modality in ("", one.modality)]
+    if series and not chosen:
+        there = ", ".join(sorted({one.modality for one in series}))
+        raise DicomError(f"There is no {modality} series here to give the grid of the channels; there are {there}.")
+    return chosen
+
+
+def _with_channels(name: str, job: Job, found: Scan, writer: VolumeWriter) -> Converted:
+    """A volume with the others of its frame of reference as further channels; refused where one is missing."""
+    options, stack = writer.options, job.stacks[0]
+    stacks, findings = companions_of(stack, found.series, options.channels[1:])
+    job = replace(job, findings=(*job.findings, *findings))
+    if not stacks:
+        return _refused(name, Refusal(job.series, job.label, job.findings, len(stack.frames)))
+    return with_channels(writer.write(name, job), stacks, options, threads=writer.workers)
 
 
 def _refused(name: str, refusal: Refusal) -> Converted:

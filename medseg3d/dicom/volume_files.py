@@ -247,6 +247,7 @@ def _options_dict(options: ConvertOptions) -> dict[str, Any]:
         "max_gap_mm": options.max_gap_mm,
         "split": options.split,
         "4d": options.four_d,
+        "channels": list(options.channels),
         "keep_uids": options.keep_uids,
         "overlap": options.labels.overlap,
         "accept": list(options.labels.accept),

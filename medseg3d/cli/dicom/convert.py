@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["convert"]
 
 SHOWN_FILES = 5
+LOG_WIDTH = 150  # a log file has no width of its own
 
 
 class _Fix(StrEnum):
@@ -61,6 +62,13 @@ def convert(
         bool, typer.Option("--4d", help="One file of the volumes on one grid (time, b-value, echo); with bval, bvec.")
     ] = False,
     compress: Annotated[bool, typer.Option("--compress/--no-compress", help="Write .nii.gz, or .nii.")] = True,
+    channels: Annotated[
+        str,
+        typer.Option(
+            help="Modalities that make one image, as CT,PT: the others are resampled onto the first.",
+            show_default="an image a series",
+        ),
+    ] = "",
     labels: Annotated[
         Path | None,
         typer.Option(help="YAML of labels, and of the ROI names that mean them.", show_default="an id a ROI name"),
@@ -97,6 +105,10 @@ def convert(
 
     OUT is ready for: medseg3d datalist build OUT --labels OUT/labels.json
 
+    With --channels CT,PT every CT becomes a case of two files on the CT's
+    grid: <case>_0000.nii.gz, and <case>_0001.nii.gz with the PET of the same
+    study and frame of reference, interpolated linearly. PET must be in SUV.
+
     The YAML of --labels has labels: {liver: 1, tumour: 2} and, for other
     spellings, names: {"GTV*": tumour, "Couch*": null}.
 
@@ -109,6 +121,8 @@ def convert(
       medseg3d dicom convert head_ct/ nifti/ --fix resample
 
       medseg3d dicom convert diffusion/ nifti/ --4d --no-compress
+
+      medseg3d dicom convert pet_ct/ nifti/ --channels CT,PT --labels names.yaml
     """
     from medseg3d.dicom.conversion import ConvertOptions, LabelRules
     from medseg3d.dicom.converting import convert_scan
@@ -121,6 +135,8 @@ def convert(
 
         naming = read_naming(labels)
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
     options = ConvertOptions(
         suffix=".nii.gz" if compress else ".nii",
         resample=fix is _Fix.resample,
@@ -134,6 +150,7 @@ def convert(
         series_uid=series,
         annotation=annotation,
         force=force,
+        channels=tuple(name.strip().upper() for name in channels.split(",")) if channels else (),
     )
     with progress_bar(console, "Reading headers") as show:
         found = scan(source, workers=workers or None, progress=show)
@@ -148,7 +165,7 @@ def convert(
     if any(result.label for result in written):
         console.print(
             f"Next: medseg3d datalist build {out} -o {out / 'dataset.json'} --labels {out / 'labels.json'} "
-            "--patient-regex '^([^_]+)_'",
+            f"--patient-regex '^([^_]+)_'{f' --channels {channels}' if channels else ''}",
             markup=False,
         )
     # A file that cannot be read may be the last slice of any series, which nobody would miss.
