@@ -560,6 +560,7 @@ def test_export_to_torchscript_computes_the_same(tmp_path: Path) -> None:
         ({"max_epoch": 3}, "Did you mean 'max_epochs'"),
         ({"labels": {"plain": 0, "dot": 1}}, "labels are"),
         ({"fold": 9}, "no fold 9"),
+        ({"multi_label": True}, "multi_label is true (any number of classes an image), but in"),
         ({"network_def::out_channels": 1}, "label 'spot' has id 1, but the network's output channels are 0 to 0"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -270,6 +270,14 @@ def test_a_wrong_override_stops_before_training(override, message, images: Path,
     assert not (tmp_path / "run").exists()
 
 
+def test_masks_that_overlap_are_refused_for_a_softmax(overlapping: Path, tmp_path: Path):
+    with pytest.raises(RuntimeError) as caught:
+        train(small(overlapping, tmp_path / "run") | {"labels": {"cell": 1, "band": 2}})
+    assert "multi_label is false (label maps), but in" in str(caught.value.__cause__)
+    assert "Pass --multi_label true" in str(caught.value.__cause__)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("files", "kind"), [(["train"], "train"), (["train", "evaluate"], "train"), (["inference"], "infer")], ids=str
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg3d.bundles.merge import Merged
 from medseg3d.bundles.problems import Problem
 from medseg3d.bundles.values import Values
 from medseg3d.errors import DataListError, UsageError
+
+if TYPE_CHECKING:
+    from medseg3d.images import ImageList
 
 __all__ = ["check_images", "shown_labels"]
 
@@ -43,6 +46,7 @@ def check_images(merged: Merged, values: Values, path: str | Path) -> list[Probl
         what = f"the labels are {shown_labels(labels)}, but those of {images.path} are {shown_labels(images.labels)}."
         remedy = f'Pass --labels "{shown_labels(images.labels)}", or correct the data list.'
         problems.append(Problem(merged.where("labels"), what, remedy))
+    problems += _check_multi_label(merged, values, images)
     items = images.training if is_training else (*images.training, *images.testing)
     files = [ref.path for item in items for ref in (item.image, *(item.masks or ()))]
     missing = [str(file) for file in files if not file.is_file()]
@@ -51,6 +55,27 @@ def check_images(merged: Merged, values: Values, path: str | Path) -> list[Probl
         remedy = "Build the list anew, or move the images back."
         problems.append(Problem(where, f"{len(missing)} of its {len(files)} files do not exist: {first}.", remedy))
     return problems
+
+
+def _check_multi_label(merged: Merged, values: Values, images: ImageList) -> list[Problem]:
+    """Classes or masks that exclude each other for a network whose outputs do not, and the reverse.
+
+    Sigmoids may learn from label maps: one structure by binary cross entropy is set up so.
+    """
+    wanted = values.get("multi_label")
+    if not isinstance(wanted, bool) or wanted == images.multi_label:
+        return []
+    if images.task == "segmentation_2d" and wanted:
+        return []
+    kinds = {True: "any number of classes an image", False: "one class an image"}
+    if images.task == "segmentation_2d":
+        kinds = {True: "a mask a label, which may overlap", False: "label maps"}
+    what = (
+        f"multi_label is {str(wanted).lower()} ({kinds[wanted]}), but in {images.path} it is "
+        f"{str(images.multi_label).lower()} ({kinds[images.multi_label]})."
+    )
+    remedy = f"Pass --multi_label {str(images.multi_label).lower()}, or build the list anew."
+    return [Problem(merged.where("multi_label"), what, remedy)]
 
 
 def shown_labels(labels: Mapping[str, Any]) -> str:
