@@ -77,29 +77,52 @@ def read_volume(path: str | Path) -> Volume:
     return _read_nifti(path) if path.name.lower().endswith(NIFTI_SUFFIXES) else _read_itk(path)
 
 
-def read_geometry(path: str | Path) -> tuple[tuple[int, ...], Affine]:
-    """Shape (i, j, k) and RAS+ affine from the header alone, with ``read_volume``'s errors."""
+def read_geometry(path: str | Path, *, channels: bool = False) -> tuple[tuple[int, ...], Affine]:
+    """Shape (i, j, k) and RAS+ affine from the header alone, with ``read_volume``'s errors.
+
+    With ``channels`` a NIfTI file may have a fourth axis, of channels, as ``read_channels`` takes it.
+    """
     path = _existing(Path(path))
     if path.name.lower().endswith(NIFTI_SUFFIXES):
         image = _open_nifti(path)
-        shape = image.shape[:3] if len(image.shape) == 4 and image.shape[3] == 1 else image.shape
+        is_3d = len(image.shape) == 4 and (channels or image.shape[3] == 1)
+        shape = image.shape[:3] if is_3d else image.shape
         return _require_3d(tuple(int(n) for n in shape), path), _affine_of(image.affine, path)
     return _itk_geometry(_open_itk(path, voxels=False), path)
 
 
-def read_channels(paths: str | Path | Sequence[str | Path]) -> Volume:
+def read_channels(paths: str | Path | Sequence[str | Path | None]) -> Volume:
     """Read one file, or several as the channels of one image; voxels get a leading channel axis (c, i, j, k).
+
+    One NIfTI file alone may hold the channels along its fourth axis, as in Task01 of the Medical Segmentation
+    Decathlon. ``None`` in place of a path is a channel that the case lacks: zeros on the grid of the others.
 
     Raises:
         CaseError: as ``read_volume``; no file; a channel on another grid than the first, with the distance in mm.
     """
     files = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    if not files:
+    present = [file for file in files if file is not None]
+    if not present:
         raise CaseError("The list of an image's channels is empty: name one file a channel.")
-    volumes = [read_volume(file) for file in files]
+    if len(files) == 1:
+        return _read_file_of_channels(present[0])
+    volumes = [read_volume(file) for file in present]
+    first = volumes[0]
     for other in volumes[1:]:
-        require_same_grid(volumes[0], other)
-    return Volume(np.stack([v.voxels for v in volumes]), volumes[0].affine, volumes[0].path)
+        require_same_grid(first, other)
+    voxels = iter(volume.voxels for volume in volumes)
+    nothing = np.zeros_like(first.voxels)
+    return Volume(np.stack([nothing if file is None else next(voxels) for file in files]), first.affine, first.path)
+
+
+def _read_file_of_channels(path: str | Path) -> Volume:
+    """One file as (c, i, j, k): the fourth axis of a NIfTI file comes first."""
+    path = _existing(Path(path))
+    if not path.name.lower().endswith(NIFTI_SUFFIXES) or len(_open_nifti(path).shape) != 4:
+        volume = read_volume(path)
+        return Volume(volume.voxels[None], volume.affine, volume.path)
+    image, voxels = _nifti_voxels(path)
+    return Volume(np.moveaxis(voxels, 3, 0), _affine_of(image.affine, path), path)
 
 
 def require_same_grid(first: Volume, second: Volume, *, tolerance_mm: float = GRID_TOLERANCE_MM) -> None:
@@ -157,7 +180,8 @@ def _open_nifti(path: Path) -> Any:
         raise CaseError(f"{path}: not a readable NIfTI file ({error}). Is it complete?") from error
 
 
-def _read_nifti(path: Path) -> Volume:
+def _nifti_voxels(path: Path) -> tuple[Any, NDArray[Any]]:
+    """The opened image and its voxels, of any number of axes."""
     image = _open_nifti(path)
     try:
         voxels = np.asanyarray(image.dataobj)
@@ -167,11 +191,14 @@ def _read_nifti(path: Path) -> Volume:
         ) from error
     if voxels.dtype.kind not in "iuf":
         raise CaseError(f"{path}: voxels are colours or complex numbers ({voxels.dtype}): write plain numbers.")
+    return image, voxels.astype(np.float32) if voxels.dtype == np.float64 else voxels
+
+
+def _read_nifti(path: Path) -> Volume:
+    image, voxels = _nifti_voxels(path)
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]
     _require_3d(voxels.shape, path)
-    if voxels.dtype == np.float64:
-        voxels = voxels.astype(np.float32)
     return Volume(voxels, _affine_of(image.affine, path), path)
 
 

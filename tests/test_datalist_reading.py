@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medseg3d.datalist import Case, DataList, read_datalist, write_datalist
+from medseg3d.datalist import Case, DataList, read_datalist, training_items, write_datalist
 from medseg3d.errors import DataListError
 
 OWN = {
@@ -117,6 +117,33 @@ def test_cases_of_several_files_are_named_after_what_they_share(tmp_path):
     assert datalist.channels == ("channel_0", "channel_1")
 
 
+def test_ignored_voxels_have_an_id_and_no_label(tmp_path):
+    named = read_datalist(written(tmp_path, MSD | {"labels": {"0": "background", "1": "spleen", "2": "ignore"}}))
+    own = read_datalist(written(tmp_path, MSD | {"labels": {"spleen": 1}, "ignore_label": 2}))
+    assert (named.ignore_label, named.labels) == (own.ignore_label, own.labels) == (2, {"spleen": 1})
+    write_datalist(own, tmp_path / "again.json")
+    assert read_datalist(tmp_path / "again.json").ignore_label == 2
+
+
+def test_a_missing_channel_is_null_there_and_back(tmp_path):
+    entry = {"case": "a", "image": ["a_t1.nii.gz", None], "label": "l.nii.gz"}
+    values = {"labels": {"a": 1}, "channels": ["T1", "T2"], "training": [entry]}
+    datalist = read_datalist(written(tmp_path, values))
+    (case,) = datalist.training
+    assert case.image == (tmp_path / "a_t1.nii.gz", None)
+    assert (case.files, case.missing(datalist.channels)) == ((tmp_path / "a_t1.nii.gz",), ("T2",))
+    write_datalist(datalist, tmp_path / "again.json")
+    assert read_datalist(tmp_path / "again.json").training == datalist.training
+    assert training_items(tmp_path / "again.json", fold=-1)[0]["image"] == [str(tmp_path / "a_t1.nii.gz"), None]
+
+
+def test_one_file_may_hold_all_channels(tmp_path):
+    values = MSD | {"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}, "tensorImageSize": "4D"}
+    datalist = read_datalist(written(tmp_path, values))
+    assert datalist.channels == ("FLAIR", "T1w", "t1gd", "T2w")
+    assert len(datalist.training[0].image) == 1
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -129,7 +156,9 @@ def test_cases_of_several_files_are_named_after_what_they_share(tmp_path):
         (MSD | {"labels": {"1": "liver", "2": "liver"}}, "two ids are named 'liver'"),
         (MSD | {"labels": {"liver": 1.5}}, "'liver': 1.5 is no label id"),
         (MSD | {"labels": {"liver": True}}, "'liver': True is no label id"),
-        (MSD | {"labels": {"a": 1, "ignore": 2}}, "label 'ignore' .* is not supported"),
+        (MSD | {"labels": {"a": 1, "ignore": 2}, "ignore_label": 3}, r"voxels to ignore have the ids \[2, 3\]"),
+        (MSD | {"ignore_label": 1}, "ignore_label is 1, which is the id of background or of a label"),
+        (MSD | {"ignore_label": "9"}, "\"ignore_label\" is '9', it must be the id of voxels that nobody labelled"),
         (MSD | {"regions": {"r": [7]}}, r"region 'r' names the ids \[7\], which no label has"),
         (MSD | {"regions": {"r": []}}, "region 'r' has no label ids"),
         (MSD | {"regions": {"r": 1}}, '"regions" must be an object such as'),
@@ -141,7 +170,8 @@ def test_cases_of_several_files_are_named_after_what_they_share(tmp_path):
         (MSD | {"channels": ["a", "a"]}, r"channels are \['a', 'a'\]: name each once"),
         (MSD | {"modality": {"1": "CT"}}, "'modality' must number its channels from 0"),
         (MSD | {"modality": 3}, "'modality' is a number, it must be text"),
-        (MSD | {"modality": {"0": "T1", "1": "T2"}}, "spleen_2 has 1 image files, the list names 2 channels"),
+        (with_training(image=["spleen_2_a.nii.gz", "spleen_2_b.nii.gz"]), "spleen_2 has 2 image files, the list names 1 channels"),
+        (with_training(image=[None]), r'training\[0\]: "image" must be a path, or a list of one path a channel'),
         (MSD | {"training": {}, "test": []}, "there is no case, in training or in testing"),
         (MSD | {"training": {"a": 1}}, "'training' is an object, it must be a list of cases"),
         (MSD | {"training": ["x.nii.gz"]}, r"training\[0\] is text, it must be an object"),

@@ -51,9 +51,10 @@ def _check_labels(merged: Merged, values: Values) -> list[Problem]:
             Problem(where, f"{names} share one id ({', '.join(map(str, repeated))}).", "Give each label its own id.")
         ]
     out_channels = _network_value(merged, values, "out_channels")
-    # With regions (one sigmoid channel each) ids and channels are not one to one.
-    if not _is_int(out_channels) or not labels or "regions" in merged.config:
+    if not _is_int(out_channels) or not labels:
         return []
+    if isinstance(regions := values.get("regions"), Mapping):
+        return _check_regions(merged, regions, labels, out_channels)
     if values.get("multi_label") is True and merged.config.get("task") == "segmentation_2d":
         out_channels += 1  # a sigmoid a label, and none for the background
     name, highest = max(labels.items(), key=lambda item: item[1])
@@ -63,6 +64,28 @@ def _check_labels(merged: Merged, values: Values) -> list[Problem]:
     if highest < out_channels - 1:
         what = f"the network has {out_channels} output channels, but the highest label id is {highest}."
         return [Problem(where, what, f"{NETWORK}::out_channels of {highest + 1} is enough.", severity="warning")]
+    return []
+
+
+def _check_regions(
+    merged: Merged, regions: Mapping[str, Any], labels: Mapping[str, int], out_channels: int
+) -> list[Problem]:
+    """With regions the network has a sigmoid a region, and what they paint must be label ids."""
+    from medseg3d.errors import UsageError
+    from medseg3d.labels import region_label_ids
+
+    where = merged.where("regions")
+    try:
+        region_label_ids(regions)
+    except UsageError as error:
+        return [Problem(where, str(error))]
+    named = {id_ for ids in regions.values() for id_ in ids}
+    if named != set(labels.values()):
+        what = f"the regions are made of the ids {sorted(named)}, the labels have {sorted(labels.values())}."
+        return [Problem(where, what, "Give every label to at least one region, and every id of a region a label.")]
+    if len(regions) != out_channels:
+        what = f"there are {len(regions)} regions, but the network has {out_channels} output channels."
+        return [Problem(where, what, f"Set {NETWORK}::out_channels to {len(regions)}: a channel a region.")]
     return []
 
 
@@ -118,7 +141,9 @@ def _check_data_format(merged: Merged, values: Values) -> list[Problem]:
     The metadata describes the bundle as it is published: nothing is compared once a plan or an override changes it.
     """
     data_format = lookup(merged.config, f"_meta_{SEPARATOR}network_data_format")
-    if not isinstance(data_format, Mapping) or any(merged.is_changed(id_) for id_ in (NETWORK, "labels", "channels")):
+    if not isinstance(data_format, Mapping) or any(
+        merged.is_changed(id_) for id_ in (NETWORK, "labels", "channels", "regions")
+    ):
         return []
     problems = []
     for side, item, key in (("inputs", "image", "in_channels"), ("outputs", "pred", "out_channels")):
@@ -134,7 +159,12 @@ def _check_channel_names(merged: Merged, data_format: Mapping[str, Any], values:
     labels, channels = values.get("labels"), values.get("channels")
     id_ = SEPARATOR.join(("outputs", "pred", "channel_def"))
     stated = lookup(data_format, id_)
-    if isinstance(labels, Mapping) and isinstance(stated, Mapping) and "regions" not in merged.config:
+    regions = values.get("regions")
+    if isinstance(regions, Mapping) and isinstance(stated, Mapping):
+        described_regions = [str(stated[key]) for key in sorted(stated, key=str)]
+        if described_regions != [str(name) for name in regions]:
+            problems.append(_disagreement(id_, described_regions, "regions", list(regions)))
+    elif isinstance(labels, Mapping) and isinstance(stated, Mapping):
         described = {str(name): int(id_) for id_, name in stated.items() if str(id_).isdecimal() and int(id_) != 0}
         expected = {str(name): id_ for name, id_ in labels.items() if id_ != 0}
         if described != expected:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg3d.bundles.images import check_images, shown_labels
+from medseg3d.bundles.listed import check_list_values, file_labels_of
 from medseg3d.bundles.merge import Merged
 from medseg3d.bundles.problems import Problem
 from medseg3d.bundles.references import referenced_ids
@@ -51,12 +52,13 @@ def check_data(merged: Merged, values: Values) -> list[Problem]:
     problems = [
         *(_check_fold(merged, values, path) if is_training else []),
         *_check_list_labels(merged, values, datalist),
+        *check_list_values(merged, values, datalist),
         *_check_list_channels(merged, values, datalist),
         *_check_files(where, cases),
     ]
     if not problems:
         problems += _check_headers(where, cases)
-    return problems or _check_memory(merged, values, cases)
+    return problems or _check_memory(merged, values, cases, channels=len(datalist.channels))
 
 
 def check_device(merged: Merged, values: Values) -> list[Problem]:
@@ -123,17 +125,19 @@ def _check_fold(merged: Merged, values: Values, path: str | Path) -> list[Proble
 
 def _check_list_labels(merged: Merged, values: Values, datalist: DataList) -> list[Problem]:
     """The names and ids that the configuration and the data list give must be the same, background aside."""
-    labels = values.get("labels")
+    id_, labels = file_labels_of(values)
     if not isinstance(labels, Mapping):
         return []
-    configured = {str(name): id_ for name, id_ in labels.items() if id_ != 0}
+    configured = {str(name): label_id for name, label_id in labels.items() if label_id != 0}
     if configured == dict(datalist.labels):
         return []
     what = (
         f"the labels are {shown_labels(configured)}, but those of {datalist.path} are {shown_labels(datalist.labels)}."
     )
-    remedy = f'Pass --labels "{shown_labels(datalist.labels)}", or correct the data list.'
-    return [Problem(merged.where("labels"), what, remedy)]
+    # Where the names agree, the files only have other ids than the network: a bundle with file_labels maps them.
+    override = id_ if configured.keys() == datalist.labels.keys() else "labels"
+    remedy = f'Pass --{override} "{shown_labels(datalist.labels)}", or correct the data list.'
+    return [Problem(merged.where(override), what, remedy)]
 
 
 def _check_list_channels(merged: Merged, values: Values, datalist: DataList) -> list[Problem]:
@@ -156,7 +160,7 @@ def _check_files(where: str, cases: Sequence[Case]) -> list[Problem]:
 
 
 def _files(case: Case) -> list[Path]:
-    return [*case.image, *([case.label] if case.label else [])]
+    return [*case.files, *([case.label] if case.label else [])]
 
 
 def _sample(cases: Sequence[Case]) -> list[Case]:
@@ -174,7 +178,7 @@ def _check_headers(where: str, cases: Sequence[Case]) -> list[Problem]:
     faults = []
     for case in _sample(cases):
         try:
-            (shape, affine), *others = [read_geometry(path) for path in _files(case)]
+            (shape, affine), *others = [read_geometry(path, channels=True) for path in _files(case)]
             for other_shape, other in others:
                 if other_shape != shape:
                     faults.append(f"{case.case}: {list(other_shape)} voxels beside {list(shape)}")
@@ -189,9 +193,9 @@ def _check_headers(where: str, cases: Sequence[Case]) -> list[Problem]:
     return [Problem(where, what, "Run `medseg3d datalist check` on the list: it names every case.")]
 
 
-def _check_memory(merged: Merged, values: Values, cases: Sequence[Case]) -> list[Problem]:
+def _check_memory(merged: Merged, values: Values, cases: Sequence[Case], *, channels: int) -> list[Problem]:
     rate, spacing = values.get("cache_rate"), values.get("spacing")
-    sizes = [_size(case, spacing) for case in _sample(cases)]
+    sizes = [_size(case, spacing, channels) for case in _sample(cases)]
     if not isinstance(rate, (int, float)) or rate <= 0 or not sizes:
         return []
     mean = sum(sizes) / len(sizes)
@@ -208,14 +212,14 @@ def _check_memory(merged: Merged, values: Values, cases: Sequence[Case]) -> list
     ]
 
 
-def _size(case: Case, spacing: Any) -> float:
+def _size(case: Case, spacing: Any, channels: int) -> float:
     from medseg3d.geometry import spacing_mm
     from medseg3d.volume import read_geometry
 
-    shape, affine = read_geometry(case.image[0])
+    shape, affine = read_geometry(case.files[0], channels=True)
     own = spacing_mm(affine)
     is_resampled = isinstance(spacing, (list, tuple)) and len(spacing) == 3 and all(spacing)
-    return cache_bytes(shape, own, spacing if is_resampled else own, channels=len(case.image))
+    return cache_bytes(shape, own, spacing if is_resampled else own, channels=channels)
 
 
 def _gigabytes(size: float) -> str:

@@ -120,7 +120,7 @@ def _described(
 ) -> DataList:
     datalist = read_datalist(described)
     cases = datalist.training + datalist.testing
-    files = {file for case in cases for file in (*case.image, *([case.label] if case.label else []))}
+    files = {file for case in cases for file in (*case.files, *([case.label] if case.label else []))}
     if missing := sorted(str(file.relative_to(described.parent)) for file in files if not file.is_file()):
         raise DataListError(
             f"{described} lists {len(missing)} files that do not exist: {shorten(missing)}. "

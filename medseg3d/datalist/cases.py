@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medseg3d.datalist.model import Case, DataList, shorten
 from medseg3d.errors import CaseError, GeometryError
 from medseg3d.geometry import grid_distance_mm, orientation
-from medseg3d.volume import GRID_TOLERANCE_MM, Volume, read_volume
+from medseg3d.volume import GRID_TOLERANCE_MM, Volume, read_channels, read_volume
 
 __all__ = ["CaseFacts", "Finding", "LabelValues", "Part", "Severity", "inspect_case", "label_values"]
 
@@ -85,10 +85,9 @@ class _Notes:
 def inspect_case(case: Case, part: Part, datalist: DataList) -> tuple[CaseFacts, tuple[Finding, ...]]:
     """Read the images and the label map of ``case``, and compare them with each other and with the list's labels."""
     notes = _Notes(case.case)
-    channels = [_read(path, notes) for path in case.image]
+    images = _read_images(case, datalist, notes)
     label = None if case.label is None else _read(case.label, notes)
-    images = [channel for channel in channels if channel is not None]
-    if case.label in case.image:
+    if case.label in case.files:
         notes.add("error", "label-is-image", f"{case.label} is listed as image and as label: correct one of them.")
     for other in [*images[1:], *([label] if label else [])]:
         if images and images[0] is not other:
@@ -116,12 +115,43 @@ def inspect_case(case: Case, part: Part, datalist: DataList) -> tuple[CaseFacts,
     return facts, tuple(notes.findings)
 
 
-def _read(path: Path, notes: _Notes) -> Volume | None:
+def _read_images(case: Case, datalist: DataList, notes: _Notes) -> list[Volume]:
+    """The channels that can be read, each as a volume of its own."""
+    if missing := case.missing(datalist.channels):
+        notes.add(
+            "warning",
+            "channel-missing",
+            f"{case.case} lacks {', '.join(missing)}: it is zero for the network, and only bundles with "
+            "missing_channels: true take the case.",
+        )
+    if len(case.image) == len(datalist.channels):
+        return [volume for path in case.files if (volume := _read(path, notes)) is not None]
+    return _read_file_of_channels(case.files[0], datalist, notes)
+
+
+def _read_file_of_channels(path: Path, datalist: DataList, notes: _Notes) -> list[Volume]:
+    file = _read(path, notes, channels=True)
+    if file is None:
+        return []
+    if len(file.voxels) != len(datalist.channels):
+        notes.add(
+            "error",
+            "channels",
+            f"{path.name} holds {len(file.voxels)} channel(s), the list names {len(datalist.channels)} "
+            f"({', '.join(datalist.channels)}): correct the list, or export the file again.",
+        )
+    return [
+        Volume(voxels, file.affine, path.with_name(f"{path.name} ({name})"))
+        for name, voxels in zip(datalist.channels, file.voxels, strict=False)
+    ]
+
+
+def _read(path: Path, notes: _Notes, *, channels: bool = False) -> Volume | None:
     if not path.is_file():
         notes.add("error", "missing", f"{path} does not exist: complete the copy, or correct the path in the list.")
         return None
     try:
-        volume = read_volume(path)
+        volume = read_channels(path) if channels else read_volume(path)
     except GeometryError as error:
         notes.add("error", "bad-affine", f"{error} Export the file again.")
         return None
@@ -249,7 +279,8 @@ def _check_label(label: Volume, datalist: DataList, notes: _Notes) -> Mapping[in
         )
     elif label.voxels.dtype.kind == "f" and not values.not_finite:
         notes.add("note", "label-as-float", f"{name} stores its whole numbers as {label.voxels.dtype}: read as labels.")
-    unknown = {i: n for i, n in values.voxels.items() if i not in datalist.labels.values()}
+    known = {*datalist.labels.values(), datalist.ignore_label}
+    unknown = {i: n for i, n in values.voxels.items() if i not in known}
     if unknown:
         notes.add(
             "error",

@@ -134,7 +134,7 @@ def _refuse_existing(datalist: DataList) -> None:
 
 def _image_keys(datalist: DataList, contents: Mapping[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]]:
     if contents is None:
-        return {case.case: tuple(map(str, case.image)) for case in datalist.training}
+        return {case.case: tuple(map(str, case.files)) for case in datalist.training}
     return {case.case: _looked_up(contents, case, "contents") for case in datalist.training}
 
 

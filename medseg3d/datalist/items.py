@@ -24,7 +24,8 @@ _log = logging.getLogger("medseg3d")
 def training_items(path: str | Path, *, fold: int, folds: int = 5, seed: int = 0) -> list[dict[str, Any]]:
     """The training cases outside ``fold``, as dicts with ``case``, ``patient``, ``image`` and ``label``.
 
-    ``image`` is a path, or a list of one path a channel; ``label`` is a path. With ``fold=-1`` all cases are returned.
+    ``image`` is a path, or a list of one path a channel (None where the case lacks it); ``label`` is a path. With
+    ``fold=-1`` all cases are returned.
 
     Args:
         path: A data list.
@@ -108,7 +109,7 @@ def _joined(folds: Iterable[int]) -> str:
 
 
 def _item(case: Case) -> dict[str, Any]:
-    images = [str(path) for path in case.image]
+    images = [None if path is None else str(path) for path in case.image]
     item: dict[str, Any] = {
         "case": case.case,
         "patient": case.patient,

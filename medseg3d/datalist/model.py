@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,26 @@ class Case:
     Attributes:
         case: Name of the case, unique in the list. Masks are named after it, so it holds no path separator.
         patient: Cases of one patient are never split over folds.
-        image: Absolute paths, in the order of the list's channels.
+        image: Absolute paths, in the order of the list's channels; None for a channel that this case lacks. One path
+            alone may be a NIfTI file whose fourth axis holds all channels.
         label: Absolute path of the label map; None where it is not known (testing only).
         fold: The fold in which this case is held out; None before the list is split, and in testing.
     """
 
     case: str
     patient: str
-    image: tuple[Path, ...]
+    image: tuple[Path | None, ...]
     label: Path | None = None
     fold: int | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image files that there are, without missing channels."""
+        return tuple(path for path in self.image if path is not None)
+
+    def missing(self, channels: Sequence[str]) -> tuple[str, ...]:
+        """Those of ``channels``, the list's, that this case lacks."""
+        return tuple(name for name, path in zip(channels, self.image, strict=False) if path is None)
 
     def __post_init__(self) -> None:
         if not self.case or self.case in (".", "..") or any(character in self.case for character in "/\\\0"):
@@ -40,7 +50,7 @@ class Case:
             )
         if not self.patient:
             raise DataListError(f"Case {self.case} has an empty patient: give a name, or leave the key out everywhere.")
-        if not self.image:
+        if not self.files:
             raise DataListError(f"Case {self.case} has no image: give one path a channel.")
         if self.fold is not None and self.fold < 0:
             raise DataListError(f"Case {self.case} is in fold {self.fold}: folds are numbered from 0.")
@@ -59,6 +69,7 @@ class DataList:
         channels: Names of the image channels, in order.
         training: Cases with a label map.
         testing: Cases that are never trained on, with or without a label map.
+        ignore_label: The id of voxels that nobody labelled, in partly annotated label maps; None where there are none.
     """
 
     path: Path
@@ -69,6 +80,7 @@ class DataList:
     channels: tuple[str, ...] = ("image",)
     training: tuple[Case, ...] = ()
     testing: tuple[Case, ...] = ()
+    ignore_label: int | None = None
 
     def __post_init__(self) -> None:
         _check_labels(self)
@@ -92,6 +104,11 @@ def _check_labels(datalist: DataList) -> None:
                 f"{datalist.path}: label {name!r} has id {label_id}, but 0 is background in every label map: "
                 "give it an id from 1 on, and the same one in the label maps."
             )
+    if datalist.ignore_label is not None and datalist.ignore_label in (0, *datalist.labels.values()):
+        raise DataListError(
+            f"{datalist.path}: ignore_label is {datalist.ignore_label}, which is the id of background or of a label: "
+            "voxels that nobody labelled need an id of their own."
+        )
     for label_id, count in Counter(datalist.labels.values()).items():
         if count > 1:
             names = [name for name, other in datalist.labels.items() if other == label_id]
@@ -127,11 +144,12 @@ def _check_cases(datalist: DataList) -> None:
             'Masks are named after the case: give each entry its own "case".'
         )
     for case in cases:
-        if len(case.image) != len(datalist.channels):
+        # One file for several channels holds them along its fourth axis: seen when it is opened.
+        if len(case.image) not in (1, len(datalist.channels)):
             raise DataListError(
                 f"{datalist.path}: case {case.case} has {len(case.image)} image files, the list names "
                 f"{len(datalist.channels)} channels ({', '.join(datalist.channels)}): give one file a channel "
-                "(a 4-D file has to be written as several)."
+                "(null for one that the case lacks), or one NIfTI file with a fourth axis of channels."
             )
     without_label = [case.case for case in datalist.training if case.label is None]
     if without_label:
@@ -176,6 +194,8 @@ def to_json(datalist: DataList, *, folder: Path) -> dict[str, Any]:
     }
     if datalist.regions:
         values["regions"] = {name: list(ids) for name, ids in datalist.regions.items()}
+    if datalist.ignore_label is not None:
+        values["ignore_label"] = datalist.ignore_label
     values["channels"] = list(datalist.channels)
     values["training"] = [_case_to_json(case, folder) for case in datalist.training]
     values["testing"] = [_case_to_json(case, folder) for case in datalist.testing]
@@ -183,7 +203,7 @@ def to_json(datalist: DataList, *, folder: Path) -> dict[str, Any]:
 
 
 def _case_to_json(case: Case, folder: Path) -> dict[str, Any]:
-    images = [relative(path, folder) for path in case.image]
+    images = [None if path is None else relative(path, folder) for path in case.image]
     values: dict[str, Any] = {
         "case": case.case,
         "patient": case.patient,

@@ -17,6 +17,7 @@ from medseg3d.volume import SUFFIXES, case_name
 __all__ = ["common_name", "kind_of", "load_json", "read_datalist"]
 
 BACKGROUND_NAMES = frozenset({"background", "bg", "back", "none", "unlabeled", "unlabelled", "clear label"})
+IGNORE_NAME = "ignore"
 ENTRY_KEYS = ("case", "patient", "image", "label", "fold")
 PATIENT_SYNONYMS = frozenset({"subject", "subject_id", "subjectid", "patientid", "patient_name"})
 
@@ -49,6 +50,7 @@ def read_datalist(path: str | Path) -> DataList:
         channels=channels,
         training=training_cases,
         testing=testing_cases,
+        ignore_label=_ignore_label(values, path),
     )
 
 
@@ -140,12 +142,7 @@ def _labels(values: Mapping[str, Any], path: Path) -> tuple[dict[str, int], dict
         )
     if not isinstance(spelled, dict):
         raise DataListError(f'{path}: "labels" is {kind_of(spelled)}, it must be an object such as {{"liver": 1}}.')
-    named = _by_name(spelled, path)
-    if "ignore" in {name.lower() for name in named}:
-        raise DataListError(
-            f"{path}: nnU-Net's label 'ignore' (voxels that nobody labelled) is not supported, it would be trained "
-            "as a structure. Leave out the cases that have it."
-        )
+    named = {name: ids for name, ids in _by_name(spelled, path).items() if name.lower() != IGNORE_NAME}
     labels = {name: ids for name, ids in named.items() if isinstance(ids, int)}
     regions = {name: ids for name, ids in named.items() if isinstance(ids, tuple)}
     if regions:  # nnU-Net: once one name is a region, all of them are, and ids need no name of their own
@@ -188,6 +185,18 @@ def _as_id(value: Any, where: str, path: Path) -> int:
     raise DataListError(
         f'{path}: {where}: {value!r} is no label id. Write {{"liver": 1}} (or, as MSD does, {{"1": "liver"}}).'
     )
+
+
+def _ignore_label(values: Mapping[str, Any], path: Path) -> int | None:
+    """The id of voxels that nobody labelled: our ``ignore_label``, or nnU-Net's label of the name "ignore"."""
+    own = values.get("ignore_label")
+    named = [ids for name, ids in _by_name(values["labels"], path).items() if name.lower() == IGNORE_NAME]
+    if own is not None and (not isinstance(own, int) or isinstance(own, bool)):
+        raise DataListError(f'{path}: "ignore_label" is {own!r}, it must be the id of voxels that nobody labelled.')
+    ids = {i if isinstance(i, int) else i[0] for i in (*named, *([] if own is None else [own]))}
+    if len(ids) > 1:
+        raise DataListError(f"{path}: voxels to ignore have the ids {sorted(ids)}: one id is possible.")
+    return ids.pop() if ids else None
 
 
 def _own_regions(values: Mapping[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
@@ -292,25 +301,31 @@ def _check_patients(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _case(entry: Mapping[str, Any], where: str, path: Path) -> Case:
     images = entry.get("image")
     images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not images or not all(isinstance(image, str) and image for image in images):
-        raise DataListError(f'{path}: {where}: "image" must be a path, or a list of one path a channel.')
+    if not isinstance(images, list) or not any(images) or not all(i is None or _is_path(i) for i in images):
+        raise DataListError(
+            f'{path}: {where}: "image" must be a path, or a list of one path a channel (null for one that is missing).'
+        )
     label = entry.get("label")
     if label is not None and (not isinstance(label, str) or not label):
         raise DataListError(f'{path}: {where}: "label" must be one path.')
     fold = entry.get("fold")
     if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool)):
         raise DataListError(f'{path}: {where}: "fold" is {fold!r}, it must be a whole number from 0 on.')
-    name = _name(entry, "case", where, path) or common_name(images)
+    name = _name(entry, "case", where, path) or common_name([image for image in images if image is not None])
     try:
         return Case(
             case=name,
             patient=_name(entry, "patient", where, path) or name,
-            image=tuple(_absolute(image, path) for image in images),
+            image=tuple(None if image is None else _absolute(image, path) for image in images),
             label=None if label is None else _absolute(label, path),
             fold=fold if where.startswith("training") else None,
         )
     except DataListError as error:
         raise DataListError(f"{path}: {where}: {error}") from None
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _name(entry: Mapping[str, Any], key: str, where: str, path: Path) -> str | None:

@@ -211,7 +211,7 @@ def _with_datalist(folder: Path, masks: Mapping[str, Path], path: Path, fold: in
     datalist = read_datalist(path)
     part = _chosen(datalist, masks, fold)
     cases = tuple(
-        EvaluationCase(c.case, c.patient, c.label, masks.get(c.case), images=tuple(c.image)) for c in part.cases
+        EvaluationCase(c.case, c.patient, c.label, masks.get(c.case), images=c.files) for c in part.cases
     )
     if not cases:
         raise UsageError(f"{path} has no case to evaluate ({part.words}).")

@@ -246,7 +246,7 @@ def _case_of(item: Mapping[str, Any], prediction: Path) -> EvaluationCase:
         patient=str(item.get("patient", item["case"])),
         reference=absolute(item["label"]) if item.get("label") else None,
         prediction=prediction,
-        images=tuple(absolute(image) for image in images),
+        images=tuple(absolute(image) for image in images if image is not None),
     )
 
 

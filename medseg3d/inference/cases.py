@@ -20,7 +20,8 @@ from medseg3d.geometry import Affine, check_affine, grid_distance_mm
 from medseg3d.inference.studies import RefusedSeries, reference_stack, study_cases
 from medseg3d.volume import GRID_TOLERANCE_MM, SUFFIXES, case_name, read_geometry, read_volume
 
-__all__ = ["ImageHeader", "count_not_finite", "find_cases", "image_paths", "read_case_header", "read_header",
+__all__ = ["ImageHeader", "count_not_finite", "find_cases", "image_paths", "missing_channels",
+           "read_case_header", "read_header",
            "read_image_header", "source_of"]  # fmt: skip
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -97,7 +98,13 @@ def read_image_header(image: Any) -> ImageHeader:
         return replace(_header_of_stack(image.reference), channels=len(image.stacks))
     if isinstance(image, Stack):
         return _header_of_stack(image)
-    return read_case_header(image_paths(image))
+    header = read_case_header(image_paths(image))
+    return replace(header, channels=header.channels + len(missing_channels(image)))
+
+
+def missing_channels(image: Any) -> tuple[int, ...]:
+    """The channels, counted from 0, that a case's ``image`` lacks (None in place of their paths)."""
+    return tuple(i for i, path in enumerate(image) if path is None) if isinstance(image, (list, tuple)) else ()
 
 
 def image_paths(image: Any) -> list[Path]:
@@ -107,7 +114,7 @@ def image_paths(image: Any) -> list[Path]:
     if (stack := reference_stack(image)) is not None:
         file = stack.frames[0].source.file
         return [file.path if file.member else file.path.parent]
-    return [Path(image)] if isinstance(image, (str, Path)) else [Path(p) for p in image]
+    return [Path(image)] if isinstance(image, (str, Path)) else [Path(p) for p in image if p is not None]
 
 
 def read_case_header(paths: Sequence[str | Path]) -> ImageHeader:
@@ -212,7 +219,7 @@ def _cases_of_datalist(path: Path) -> list[dict[str, Any]]:
 
 
 def _case_of_entry(entry: Any) -> dict[str, Any]:
-    images = [str(p) for p in entry.image]
+    images = [None if p is None else str(p) for p in entry.image]
     case: dict[str, Any] = {"case": entry.case, "image": images if len(images) > 1 else images[0]}
     if entry.label is not None:
         case["label"] = str(entry.label)

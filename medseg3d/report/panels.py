@@ -25,7 +25,7 @@ from medseg3d.report.volumes import (
     reduced,
     windows,
 )
-from medseg3d.volume import Volume, label_map, read_volume, require_same_grid
+from medseg3d.volume import Volume, label_map, read_channels, read_volume, require_same_grid
 
 __all__ = ["Budget", "Panel", "panel", "read_grid"]
 
@@ -77,12 +77,17 @@ def read_grid(
     if image:
         first = Path(image if isinstance(image, str | Path) else image[0])
         try:
-            picture = _on_grid_of(truth, read_volume(first), "image", notes, linear=True).voxels
+            picture = _on_grid_of(truth, _first_channel(first), "image", notes, linear=True).voxels
         except CaseError as error:
             notes.append(f"The image is not shown: {str(error).replace(str(first), first.name)}")
     else:
         notes.append("The evaluation was given no images: only the labels are shown.")
     return Grid(picture, maps, truth.affine), tuple(notes)
+
+
+def _first_channel(path: Path) -> Volume:
+    channels = read_channels(path)
+    return Volume(channels.voxels[0], channels.affine, channels.path)
 
 
 def _on_grid_of(truth: Volume, other: Volume, name: str, notes: list[str], *, linear: bool) -> Volume:
