@@ -11,6 +11,7 @@ from importlib.metadata import version
 from types import ModuleType
 
 SUBMODULES = (
+    "augmentation",
     "bundles",
     "data",
     "datalist",

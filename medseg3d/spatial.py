@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from medseg3d.errors import UsageError
 
-__all__ = ["RandSpatialPatchd", "bspline_basis", "rotation_matrix"]
+__all__ = ["RandSpatialPatchd", "bspline_basis", "rotation_matrix", "thin_axes"]
+
+THIN = 3.0
+"""A patch whose longest side has more than so many times the voxels of its shortest is thin along that (nnU-Net's)."""
 
 
 class RandSpatialPatchd(Randomizable, MapTransform):
@@ -22,7 +25,8 @@ class RandSpatialPatchd(Randomizable, MapTransform):
 
     The same as crop, affine, elastic deformation and flips one after another, with two differences. The patch is read
     from the whole volume, so turning it brings in the tissue around it instead of padding. And it costs one pass over
-    the patch instead of several.
+    the patch instead of several. A patch that is neither turned, scaled nor bent is cut out and mirrored, exactly and
+    without any interpolation: with nnU-Net's probabilities that is two of three.
 
     Rotations and deformations are in millimetres, so they are rigid and smooth on anisotropic grids too. Images are
     interpolated linearly, labels by nearest neighbour. Outside the volume images are ``padding_value`` and labels 0.
@@ -38,13 +42,17 @@ class RandSpatialPatchd(Randomizable, MapTransform):
         spacing: voxel size in mm.
         rotate_range: largest angle about each axis in radians.
         scale_range: largest relative change of size, e.g. 0.2 for 0.8 to 1.25 times.
-        affine_prob: probability of rotating and scaling.
+        affine_prob: probability of rotating and scaling, both at once.
+        rotate_prob: probability of rotating alone, instead of ``affine_prob``; nnU-Net's is 0.2.
+        scale_prob: probability of scaling alone, instead of ``affine_prob``; nnU-Net's is 0.2.
         elastic_range: largest standard deviation of the deformation in mm.
         elastic_cell: distance in mm between the control points of its cubic B-spline; a standard deviation of up to a
             fifth of it folds no tissue in practice.
         elastic_prob: probability of deforming.
         flip_axes: axes mirrored with probability ½ each.
         padding_value: of images outside the volume.
+        in_plane: whether to turn, scale and bend slices along the shortest axis only in their plane. None does so where
+            they are few (``thin_axes``), as nnU-Net does ("dummy 2D"): to interpolate between them would blur them.
     """
 
     def __init__(
@@ -59,18 +67,22 @@ class RandSpatialPatchd(Randomizable, MapTransform):
         rotate_range: Sequence[float] = (0.0, 0.0, 0.0),
         scale_range: float = 0.0,
         affine_prob: float = 1.0,
+        rotate_prob: float | None = None,
+        scale_prob: float | None = None,
         elastic_range: float = 0.0,
         elastic_cell: float = 16.0,
         elastic_prob: float = 0.0,
         flip_axes: Sequence[int] = (),
         padding_value: float = 0.0,
+        in_plane: bool | None = None,
     ) -> None:
         MapTransform.__init__(self, keys)
         self.spatial_size = np.array(spatial_size, dtype=int)
         self.label_key, self.indices_key = label_key, indices_key
         self.foreground_prob = foreground_prob
         self.spacing = np.array(spacing, dtype=float)
-        self.rotate_range, self.scale_range, self.affine_prob = np.array(rotate_range), scale_range, affine_prob
+        self.rotate_range, self.scale_range = np.array(rotate_range), scale_range
+        self.affine_prob, self.rotate_prob, self.scale_prob = affine_prob, rotate_prob, scale_prob
         self.elastic_range, self.elastic_cell, self.elastic_prob = elastic_range, elastic_cell, elastic_prob
         self.flip_axes = tuple(flip_axes)
         self.padding_value = padding_value
@@ -78,19 +90,56 @@ class RandSpatialPatchd(Randomizable, MapTransform):
             raise UsageError(f"spatial_size is {list(spatial_size)}; a patch has three sizes of at least 1 voxel.")
         if not set(self.flip_axes) <= {0, 1, 2}:
             raise UsageError(f"flip_axes is {list(flip_axes)}; a volume has the axes 0, 1 and 2.")
+        self.thin = thin_axes(self.spatial_size, threshold=THIN if in_plane is None else 1.0 if in_plane else np.inf)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         shape = np.array(sample[self.label_key].shape[1:])
-        points = self._points(self._centre(sample[self.indices_key], shape))
-        del sample[self.indices_key]
-        index = points.round().long()
-        inside = ((index >= 0) & (index < torch.from_numpy(shape))).all(dim=-1)
+        centre = self._centre(sample.pop(self.indices_key), shape)
+        matrix = self._matrix()
+        flips = [axis for axis in range(3) if axis in self.flip_axes and self.R.random() < 0.5]
+        displacement = self._displacement() if self.R.random() < self.elastic_prob else None
+        if matrix is None and displacement is None:
+            return self._cut(sample, centre, flips)
+        return self._resample(sample, centre, np.eye(3) if matrix is None else matrix, flips, displacement)
+
+    def _cut(self, sample: dict[Hashable, Any], centre: NDArray, flips: Sequence[int]) -> dict[Hashable, Any]:
+        first = np.round(centre - (self.spatial_size - 1) / 2).astype(int)
         for key in self.key_iterator(sample):
+            is_label = key == self.label_key
+            patch = _crop(sample[key], first, self.spatial_size, padding=0 if is_label else self.padding_value)
+            patch = patch.flip([axis + 1 for axis in flips])  # a copy, also without any axis
+            sample[key] = patch if is_label else patch.float()
+        return sample
+
+    def _resample(
+        self,
+        sample: dict[Hashable, Any],
+        centre: NDArray,
+        matrix: NDArray,
+        flips: Sequence[int],
+        displacement: torch.Tensor | None,
+    ) -> dict[Hashable, Any]:
+        matrix = matrix * [-1.0 if axis in flips else 1.0 for axis in range(3)]
+        bent = np.zeros(3) if displacement is None else displacement.abs().amax(dim=(0, 1, 2)).numpy()
+        # What the patch can reach, so that the rest of the volume need not be converted or looked at.
+        reach = np.abs(matrix) @ ((self.spatial_size - 1) / 2) + bent + 2
+        shape = np.array(sample[self.label_key].shape[1:])
+        first = np.clip(np.floor(centre - reach), 0, shape - 1).astype(int)
+        last = np.clip(np.ceil(centre + reach), first, shape - 1).astype(int)
+        near = (slice(None), *(slice(a, b + 1) for a, b in zip(first, last, strict=True)))
+        grid = self._grid(centre - first, matrix, displacement, last - first + 1)
+        # Shifted by 1, so that 0 is left for what lies outside.
+        label = _read(sample[self.label_key][near].float() + 1, grid, mode="nearest")
+        outside = label == 0
+        for key in self.key_iterator(sample):
+            volume = sample[key]
             if key == self.label_key:
-                sample[key] = _nearest(sample[key], index, inside)
+                sample[key] = (label - 1).clamp_(min=0).to(volume.dtype)
             else:
-                sample[key] = _linear(sample[key], points).masked_fill_(~inside, self.padding_value)
+                sample[key] = _read(volume[near].float(), grid, mode="bilinear").masked_fill_(
+                    outside, self.padding_value
+                )
         return sample
 
     def _centre(self, indices: Sequence[NDArray | torch.Tensor], shape: NDArray) -> NDArray:
@@ -110,26 +159,34 @@ class RandSpatialPatchd(Randomizable, MapTransform):
             wanted = np.floor(self.R.uniform(0, 1, 3) * places) - np.abs(spare) + middle
         return np.clip(wanted, middle - np.abs(spare), middle + np.abs(spare))
 
-    def _points(self, centre: NDArray) -> torch.Tensor:
-        """Where each voxel of the patch is read, in voxels of the volume: shape (x, y, z, 3)."""
-        matrix = self._matrix() if self.R.random() < self.affine_prob else np.eye(3)
-        signs = [-1.0 if axis in self.flip_axes and self.R.random() < 0.5 else 1.0 for axis in range(3)]
-        axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in self.spatial_size]
-        columns = torch.as_tensor(matrix @ np.diag(signs), dtype=torch.float32)
-        points = torch.as_tensor(centre, dtype=torch.float32) + sum(
-            axis.reshape([-1 if i == d else 1 for i in range(3)] + [1]) * columns[:, d] for d, axis in enumerate(axes)
-        )
-        if self.R.random() < self.elastic_prob:
-            points = points + self._displacement()
-        return points
-
-    def _matrix(self) -> NDArray:
-        """Rotation and scaling in mm, as it acts on voxel offsets."""
+    def _matrix(self) -> NDArray | None:
+        """Rotation and scaling in mm, as it acts on voxel offsets; None where neither is drawn."""
+        both = self.R.random() < self.affine_prob
+        rotate = both if self.rotate_prob is None else self.R.random() < self.rotate_prob
+        scale = both if self.scale_prob is None else self.R.random() < self.scale_prob
         angles = self.R.uniform(-1, 1, 3) * self.rotate_range
-        for thin in np.flatnonzero(self.spatial_size == 1):
-            angles[[a for a in range(3) if a != thin]] = 0
         factor = np.exp(self.R.uniform(-1, 1) * np.log1p(self.scale_range))
-        return np.diag(1 / self.spacing) @ rotation_matrix(angles) @ np.diag(self.spacing) * factor
+        # To turn about an axis moves the two others.
+        angles = np.where([rotate and self.thin <= {axis} for axis in range(3)], angles, 0)
+        factors = np.where([scale and axis not in self.thin for axis in range(3)], factor, 1)
+        if not angles.any() and (factors == 1).all():
+            return None
+        return np.diag(1 / self.spacing) @ rotation_matrix(angles) @ np.diag(self.spacing * factors)
+
+    def _grid(
+        self, centre: NDArray, matrix: NDArray, displacement: torch.Tensor | None, shape: NDArray
+    ) -> torch.Tensor:
+        """Where each voxel of the patch is read in a volume of ``shape``, as ``grid_sample`` counts."""
+        # It counts axes from the last, and places voxel centres at (2i + 1) / n - 1.
+        steps = matrix * self.spatial_size / shape[:, None]
+        middle = (2 * centre + 1) / shape - 1
+        theta = np.column_stack([steps[::-1, ::-1], middle[::-1]])
+        grid = F.affine_grid(
+            torch.as_tensor(theta, dtype=torch.float32)[None], [1, 1, *self.spatial_size.tolist()], align_corners=False
+        )
+        if displacement is not None:
+            grid = grid + (displacement * torch.as_tensor(2 / shape, dtype=torch.float32)).flip(-1)
+        return grid
 
     def _displacement(self) -> torch.Tensor:
         """A smooth random displacement of every voxel, in voxels: shape (x, y, z, 3)."""
@@ -137,7 +194,7 @@ class RandSpatialPatchd(Randomizable, MapTransform):
         cells = extent_mm / self.elastic_cell
         bases = [bspline_basis(n, count) for n, count in zip(self.spatial_size, cells, strict=True)]
         controls = self.R.normal(0, self.R.uniform(0, self.elastic_range), [*(b.shape[1] for b in bases), 3])
-        controls = controls * (self.spatial_size > 1) / self.spacing
+        controls = controls * [axis not in self.thin for axis in range(3)] / self.spacing
         field = torch.as_tensor(controls, dtype=torch.float32)
         # One axis after another: a single einsum over all of them would build their outer product.
         for basis, equation in zip(bases, ("xa,abcd->xbcd", "yb,xbcd->xycd", "zc,xycd->xyzd"), strict=True):
@@ -170,16 +227,31 @@ def bspline_basis(points: int, cells: float) -> NDArray:
     return basis / np.sqrt((basis**2).sum(axis=1, keepdims=True))
 
 
-def _nearest(label: torch.Tensor, index: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    _, ny, nz = label.shape[1:]
-    flat = (index[..., 0] * ny + index[..., 1]) * nz + index[..., 2]
-    values = label.reshape(label.shape[0], -1)[:, flat.masked_fill_(~inside, 0).reshape(-1)]
-    return values.reshape(label.shape[0], *inside.shape).masked_fill_(~inside, 0)
+def thin_axes(size: Sequence[int] | NDArray, *, threshold: float = THIN) -> set[int]:
+    """Axes along which a patch has few slices: the shortest, if the longest is over ``threshold`` times as long.
+
+    Axes of one voxel always are.
+
+    >>> thin_axes((128, 128, 20)), thin_axes((64, 64, 32)), thin_axes((64, 1, 64))
+    ({2}, set(), {1})
+    """
+    sizes = [int(n) for n in size]
+    thin = {axis for axis, n in enumerate(sizes) if n == 1}
+    return thin | ({sizes.index(min(sizes))} if max(sizes) > threshold * min(sizes) else set())
 
 
-def _linear(image: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    sizes = torch.tensor(image.shape[1:], dtype=torch.float32)
-    # grid_sample counts axes from the last and places voxel centres at (2i + 1) / n - 1.
-    grid = ((2 * points + 1) / sizes - 1).flip(-1)
-    batch = image[None].float()
-    return F.grid_sample(batch, grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
+def _crop(volume: torch.Tensor, first: NDArray, size: NDArray, *, padding: float) -> torch.Tensor:
+    """``size`` voxels from ``first``, which may lie outside: there is ``padding``."""
+    shape = np.array(volume.shape[1:])
+    start, stop = np.clip(first, 0, shape), np.clip(first + size, 0, shape)
+    inside = volume[(slice(None), *(slice(a, b) for a, b in zip(start, stop, strict=True)))]
+    if (stop - start == size).all():
+        return inside
+    before, after = start - first, first + size - stop
+    return F.pad(inside, [int(n) for pair in zip(before[::-1], after[::-1], strict=True) for n in pair], value=padding)
+
+
+def _read(volume: torch.Tensor, grid: torch.Tensor, *, mode: Literal["nearest", "bilinear"]) -> torch.Tensor:
+    """Labels are 0 outside the volume; images go on there as at its border."""
+    padding = "zeros" if mode == "nearest" else "border"
+    return F.grid_sample(volume[None], grid, mode=mode, padding_mode=padding, align_corners=False)[0]

@@ -1,0 +1,57 @@
+"""Augmentation of a batch: every sample has draws of its own, whatever batch it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from medseg3d.augmentation.base import SampleTransform
+
+__all__ = ["BatchAugmentation"]
+
+STREAM = 1
+"""Keeps these draws apart from those that the same seed gave when the patch was read."""
+
+
+class BatchAugmentation:
+    """Apply transforms to the samples of a batch, on the device where the batch is.
+
+    A sample's result depends on its content and its seed alone: it is the same in another batch, at another place in
+    it, in another process, and after a resume. Each transform changes only the samples that it is drawn for (one in
+    five or ten, with nnU-Net's probabilities), as tensor operations on whole patches.
+
+    Args:
+        transforms: applied in this order.
+    """
+
+    def __init__(self, transforms: Iterable[SampleTransform]) -> None:
+        self.transforms = list(transforms)
+
+    @torch.no_grad()
+    def __call__(
+        self, image: torch.Tensor, label: torch.Tensor, seeds: torch.Tensor | Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The augmented batch, images in float32; what is given is not written into.
+
+        Args:
+            image: (batch, channel, *spatial).
+            label: (batch, 1, *spatial).
+            seeds: one a sample, as ``medseg3d.data.SeededCacheDataset`` puts them into the batch.
+        """
+        image, label = image.to(torch.float32, copy=True), label.clone()
+        with torch.autocast(image.device.type, enabled=False):
+            for place, seed in enumerate(_numbers(seeds)):
+                self._augment(image, label, place, np.random.default_rng((seed, STREAM)))
+        return image, label
+
+    def _augment(self, image: torch.Tensor, label: torch.Tensor, place: int, random: np.random.Generator) -> None:
+        sample, labels = image[place], label[place]
+        for transform in self.transforms:
+            sample, labels = transform(sample, labels, random)
+        image[place], label[place] = sample, labels
+
+
+def _numbers(seeds: torch.Tensor | Sequence[int]) -> list[int]:
+    return [int(seed) for seed in (seeds.tolist() if isinstance(seeds, torch.Tensor) else seeds)]
