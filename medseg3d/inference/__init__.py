@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medseg3d.inference.cases import find_cases
 from medseg3d.inference.detector import ObjectDetector, evaluate_detections
+from medseg3d.inference.ensemble import Partner
 from medseg3d.inference.grid import ToImageGridd
 from medseg3d.inference.images2d import find_images
 from medseg3d.inference.postprocess import FillHolesd, KeepLargestComponentd, RemoveSmallComponentsd
@@ -19,6 +20,7 @@ __all__ = [
     "FillHolesd",
     "KeepLargestComponentd",
     "ObjectDetector",
+    "Partner",
     "RemoveSmallComponentsd",
     "SegmentReport",
     "Segmenter",

@@ -167,10 +167,15 @@ def labels_on_grid(probabilities: torch.Tensor, grid_map: GridMap) -> torch.Tens
     return labels
 
 
-def probabilities_on_grid(probabilities: torch.Tensor, grid_map: GridMap) -> Iterator[torch.Tensor]:
-    """Each class's probability on the target grid, one after another; outside of the source grid is background."""
+def probabilities_on_grid(
+    probabilities: torch.Tensor, grid_map: GridMap, *, exclusive: bool = True
+) -> Iterator[torch.Tensor]:
+    """Each class's probability on the target grid, one after another; outside of the source grid is background.
+
+    With ``exclusive`` channel 0 is the background, otherwise there is no such channel.
+    """
     for label, channel in enumerate(probabilities):
-        yield grid_map.sample(channel, grid_map.everything, outside=float(label == 0))
+        yield grid_map.sample(channel, grid_map.everything, outside=float(exclusive and label == 0))
 
 
 def image_grid(image: torch.Tensor) -> tuple[NDArray[np.float64], tuple[int, int, int]]:

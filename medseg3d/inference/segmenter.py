@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from medseg3d.engines.device import autocast
 from medseg3d.engines.memory import keep_freed_memory
-from medseg3d.errors import CaseError, ConfigError, GeometryError, MedsegError, OutputError
-from medseg3d.geometry import grid_distance_mm, spacing_mm, voxel_volume_ml
-from medseg3d.inference.cases import ImageHeader, count_not_finite, image_paths, read_image_header, source_of
+from medseg3d.errors import CaseError, ConfigError, MedsegError, OutputError
+from medseg3d.geometry import voxel_volume_ml
+from medseg3d.inference.cases import ImageHeader, image_paths, read_image_header, source_of
+from medseg3d.inference.checks import check_values, checked_mask, input_channels, mask_findings, plain
+from medseg3d.inference.ensemble import (
+    Members,
+    Partner,
+    Pooled,
+    Weights,
+    as_probabilities,
+    expected_dice,
+    pool,
+    pool_on_image_grid,
+    stand_in,
+)
 from medseg3d.inference.export import mask_path, refuse_overwriting, sidecar_path, write_nifti, write_sidecar
-from medseg3d.inference.grid import map_to_image_grid, probabilities_on_grid
+from medseg3d.inference.grid import map_to_image_grid
+from medseg3d.inference.maps import write_maps
 from medseg3d.inference.report import CaseResult, SegmentReport, case_progress, make_console, print_report
 from medseg3d.inference.studies import (
     DICOM_FORMATS,
@@ -34,7 +47,7 @@ from medseg3d.inference.studies import (
     require_dicom,
     write_dicom_mask,
 )
-from medseg3d.inference.weights import load_weights
+from medseg3d.inference.weights import combined_sha256
 from medseg3d.options import flag
 from medseg3d.volume import case_name
 
@@ -44,16 +57,23 @@ logger = logging.getLogger(__name__)
 
 # What reading, transforming and predicting one case may raise; MONAI wraps most of it in RuntimeError.
 CASE_ERRORS = (CaseError, RuntimeError, ValueError, OSError, EOFError, IndexError)
-# A mask on another grid than its image, by more than this part of a voxel, is not written.
-SAME_GRID = 1e-3
 
 
 @dataclass(frozen=True)
 class LoadedCase:
-    """One case ready for the network: the header of its file, and the preprocessed dict."""
+    """One case ready for the network: the header of its file, the preprocessed dict, and an image a partner."""
 
     header: ImageHeader
     data: dict[str, Any]
+    images: tuple[torch.Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What answers together on one grid: the members of a plan, and how they are called."""
+
+    members: Members
+    inferer: Callable[..., torch.Tensor]
 
 
 class Segmenter:
@@ -64,7 +84,7 @@ class Segmenter:
 
     Args:
         dataset: a MONAI ``Dataset`` over the list of ``find_cases``, whose transform is the preprocessing.
-        network: gives logits, a channel a label id, channel 0 the background.
+        network: gives logits, a channel a label id, channel 0 the background; with ``regions``, a channel a region.
         inferer: called as ``inferer(inputs, network)``, such as ``SlidingWindow``.
         postprocessing: from a case's dict, with the logits under ``pred_key``, to one with the mask on the image's own
             grid in their place: ``ToImageGridd`` first, then corrections.
@@ -72,16 +92,26 @@ class Segmenter:
         output_dir: where ``<case>.nii.gz`` and ``<case>.json`` go.
         device: where the network runs.
         amp: mixed precision, see ``medseg3d.engines.autocast``.
-        weights: state dict to load into the network first; None to use it as it is.
+        weights: state dict to load into the network first; None to use it as it is. Of several, the masks are made of
+            the mean of the probabilities, which each gives in turn (see ``medseg3d.inference.ensemble``).
+        partners: further plans, with preprocessing, network and weights of their own. The mean over the plans is then
+            formed on the image's own grid, in main memory.
+        temperature: the logits are divided by it, after the mean: above 1 makes probabilities less certain.
+        regions: name → ids of the overlapping regions that the network has a channel of, in their order; each is a
+            sigmoid, and ``postprocessing`` makes labels of them. None for labels, of which a voxel has one.
         metadata: the bundle's ``metadata.json``, as its path or its content: name and version go into the sidecar.
         save_probability: also write ``<case>_probability.nii.gz``, a volume a channel.
-        save_uncertainty: also write ``<case>_uncertainty.nii.gz``: entropy over the classes, 0 (sure) to 1 (even).
+        save_uncertainty: also write ``<case>_uncertainty.nii.gz``: entropy over the classes, 0 (sure) to 1 (even); of
+            several members also ``<case>_mutual_information.nii.gz``: the part of it that is their disagreement.
         overwrite: False keeps a mask that the same weights made earlier, so that an interrupted run goes on.
         formats: of the masks: ``nifti``, ``seg`` and ``rtstruct``, the latter two of cases that are DICOM series, as
             ``<case>.seg.dcm`` and ``<case>.rtstruct.dcm`` with references to their images.
         image_key: the image in a case's dict.
         pred_key: the prediction in a case's dict.
     """
+
+    averages: ClassVar[bool] = True
+    """Whether several weights are averaged; a kind of segmenter that does not, refuses them."""
 
     def __init__(
         self,
@@ -94,7 +124,10 @@ class Segmenter:
         output_dir: str | Path,
         device: torch.device | str = "cpu",
         amp: bool = True,
-        weights: str | Path | None = None,
+        weights: Weights = None,
+        partners: Sequence[Partner] = (),
+        temperature: float = 1.0,
+        regions: Mapping[str, Sequence[int]] | None = None,
         metadata: Mapping[str, Any] | str | Path | None = None,
         save_probability: bool = False,
         save_uncertainty: bool = False,
@@ -112,6 +145,11 @@ class Segmenter:
         self.device = torch.device(device)
         self.amp = flag(amp, "amp")
         self.weights = weights
+        self.partners = tuple(partners)
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ConfigError(f"temperature is {temperature}; it divides logits, so it is a number above 0.")
+        self.temperature = float(temperature)
+        self.regions = dict(regions) if regions else None
         self.metadata = metadata
         self.save_probability = flag(save_probability, "save_probability")
         self.save_uncertainty = flag(save_uncertainty, "save_uncertainty")
@@ -121,6 +159,7 @@ class Segmenter:
         self.pred_key = pred_key
         self.console = make_console()
         self._origin: dict[str, Any] = {}
+        self._plans: list[_Plan] = []
 
     def run(self) -> SegmentReport:
         """Segment every case, print the table, and only then complain about those that failed.
@@ -159,11 +198,16 @@ class Segmenter:
         return cases
 
     def _prepare_network(self) -> None:
-        sha256 = load_weights(self.network, self.weights) if self.weights is not None else None
+        self._plans = [_plan(self.network, self.inferer, self.weights, self.device)]
+        self._plans += [_plan(p.network, p.inferer, p.weights, self.device) for p in self.partners]
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.network.to(self.device).eval()
-        self._origin = {**bundle_identity(self.metadata), "weights_sha256": sha256}
+        if not self.averages and sum(len(plan.members) for plan in self._plans) > 1:
+            raise ConfigError(f"A {type(self).__name__} takes one file of weights; several can be averaged in volumes.")
+        hashes = [sha256 for plan in self._plans for sha256 in plan.members.hashes]
+        self._origin = {**bundle_identity(self.metadata), "weights_sha256": combined_sha256(hashes)}
+        if len(hashes) > 1:
+            self._origin["members_sha256"] = hashes
 
     def _prefetched(
         self, cases: Sequence[dict[str, Any]]
@@ -182,12 +226,13 @@ class Segmenter:
             return None
         image = case[self.image_key]
         header = read_image_header(image)
-        channels = _input_channels(self.network)
+        channels = input_channels(self.network)
         if channels is not None and header.channels != channels:
             raise CaseError(f"The image has {header.channels} channel(s), the network takes {channels}.")
         data = self.dataset[index]
-        _check_values(data[self.image_key], image)
-        return LoadedCase(header, data)
+        check_values(data[self.image_key], image)
+        others = tuple(partner.preprocessing(dict(self.dataset.data[index])) for partner in self.partners)
+        return LoadedCase(header, data, tuple(other[self.image_key] for other in others))
 
     def _result(self, case: Mapping[str, Any], loading: Future[LoadedCase | None]) -> CaseResult:
         name, start = case["case"], time.perf_counter()
@@ -207,13 +252,22 @@ class Segmenter:
         refuse_overwriting(self._mask_paths(name), sources)
         self._discard_earlier(name, sources)
         begin_inference = time.perf_counter()
-        logits = self._predict(loaded.data[self.image_key])
-        data = self._postprocessed(loaded.data, logits)
-        mask = _checked_mask(data[self.pred_key], loaded.header)
+        pooled, image_data = self._answer(loaded)
+        data = self._postprocessed(image_data, pooled.logits)
+        mask = checked_mask(data[self.pred_key], loaded.header)
         inference_seconds = time.perf_counter() - begin_inference
         volumes_ml = self._volumes_ml(mask, loaded.header)
-        findings = [*_findings(mask, self.labels), *image_findings(image)]
-        self._write_maps(name, logits, loaded)
+        findings = [*mask_findings(mask, self.labels), *image_findings(image)]
+        write_maps(
+            self.output_dir,
+            name,
+            pooled,
+            map_to_image_grid(image_data[self.image_key]),
+            loaded.header,
+            probability=self.save_probability,
+            uncertainty=self.save_uncertainty,
+            exclusive=self.regions is None,
+        )
         for kind in dicom_formats(self.formats):
             path = dicom_mask_path(self.output_dir, name, kind)
             findings += write_dicom_mask(path, mask, image, kind, labels=self.labels, origin=self._origin)
@@ -222,6 +276,7 @@ class Segmenter:
             "source": source_of(image),
             "labels": self.labels,
             "volume_ml": volumes_ml,
+            **self._worth(pooled.logits),
             **self._origin,
             "inference_s": round(inference_seconds, 3),
             "device": device_name(self.device),
@@ -247,17 +302,52 @@ class Segmenter:
             if path.resolve() not in kept:
                 path.unlink(missing_ok=True)
 
-    def _predict(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (class, x, y, z) of a preprocessed image (channel, x, y, z)."""
+    def _answer(self, loaded: LoadedCase) -> tuple[Pooled, dict[str, Any]]:
+        """What all members of all plans say, and the case's dict with the image on whose grid they say it."""
+        exclusive = self.regions is None
+        images = (loaded.data[self.image_key], *loaded.images)
+        answers = [
+            pool((self._member_logits(image, network, plan.inferer) for network in plan.members), exclusive=exclusive)
+            for plan, image in zip(self._plans, images, strict=True)
+        ]
+        pooled, data = answers[0], loaded.data
+        if len(answers) > 1:
+            grids = [map_to_image_grid(image) for image in images]
+            pooled = pool_on_image_grid(list(zip(answers, grids, strict=True)), exclusive=exclusive)
+            data = {**data, self.image_key: stand_in(images[0])}
+        return replace(
+            pooled, logits=pooled.logits / self.temperature if self.temperature != 1 else pooled.logits
+        ), data
+
+    def _member_logits(
+        self, image: torch.Tensor, network: torch.nn.Module, inferer: Callable[..., torch.Tensor]
+    ) -> torch.Tensor:
+        """Logits (channel, x, y, z) of a preprocessed image (channel, x, y, z) by one member."""
         # The inferer moves windows to the network's device itself; the whole image may not fit there.
         inputs = plain(image)[None].float()
         with torch.no_grad(), autocast(self.device, enabled=self.amp):
-            logits = plain(self.inferer(inputs, self.network))[0]
+            logits = plain(inferer(inputs, network))[0]
+        if self.regions is not None:
+            if len(logits) != len(self.regions):
+                raise ConfigError(f"The network gives {len(logits)} channels; there are {len(self.regions)} regions, a "
+                                  "channel each. Make regions and network_def agree.")  # fmt: skip
+            return logits
         wanted = max(self.labels.values()) + 1
         if len(logits) != wanted:
             raise ConfigError(f"The network gives {len(logits)} channels; labels up to {wanted - 1} and the background "
                               f"make {wanted}. Make labels and network_def agree.")  # fmt: skip
         return logits
+
+    def _worth(self, logits: torch.Tensor) -> dict[str, Any]:
+        """What the masks are worth by their own probabilities, on the network's grid, before any correction."""
+        values = expected_dice(as_probabilities(logits, exclusive=self.regions is None), exclusive=self.regions is None)
+        names = list(self.regions) if self.regions is not None else list(self.labels)
+        channels = range(len(names)) if self.regions is not None else self.labels.values()
+        found = {n: round(values[c], 4) for n, c in zip(names, channels, strict=True) if not math.isnan(values[c])}
+        return {
+            "confidence": round(sum(found.values()) / len(found), 4) if found else None,
+            "expected_dice": {name: found.get(name) for name in names},
+        }
 
     def _postprocessed(self, data: dict[str, Any], logits: torch.Tensor) -> dict[str, Any]:
         """The post-processing's answer; in main memory where the GPU has no room for the image's own grid."""
@@ -276,22 +366,6 @@ class Segmenter:
         voxel_ml = voxel_volume_ml(header.affine_ras)
         return {name: round(float(counts[label]) * voxel_ml, 6) for name, label in self.labels.items()}
 
-    def _write_maps(self, name: str, logits: torch.Tensor, loaded: LoadedCase) -> None:
-        """The maps that were asked for; those of an earlier mask are removed, they would not belong to this one."""
-        writers = {
-            "probability": (self.save_probability, _probability_volumes),
-            "uncertainty": (self.save_uncertainty, _entropy_volume),
-        }
-        for kind, (wanted, make) in writers.items():
-            path = mask_path(self.output_dir, name, kind)
-            if wanted:
-                channels = probabilities_on_grid(
-                    logits.cpu().softmax(dim=0), map_to_image_grid(loaded.data[self.image_key])
-                )
-                write_nifti(path, make(channels, len(logits), loaded.header.shape), loaded.header)
-            else:
-                path.unlink(missing_ok=True)
-
     def _is_kept(self, name: str) -> bool:
         if self.overwrite or not all(path.is_file() for path in self._mask_paths(name)):
             return False
@@ -301,6 +375,13 @@ class Segmenter:
         sidecar = read_sidecar(self.output_dir, name)
         findings = tuple(sidecar.get("findings", ()))
         return CaseResult(name, "kept", self._mask_paths(name)[0], sidecar.get("volume_ml", {}), 0.0, findings)
+
+
+def _plan(
+    network: torch.nn.Module, inferer: Callable[..., torch.Tensor], weights: Weights, device: torch.device
+) -> _Plan:
+    copies = bool(getattr(inferer, "compile", False))
+    return _Plan(Members(network, weights, copies=copies).to(device), inferer)
 
 
 def reason(error: BaseException) -> str:
@@ -355,72 +436,6 @@ def bundle_identity(metadata: Mapping[str, Any] | str | Path | None) -> dict[str
     }
 
 
-def _input_channels(network: torch.nn.Module) -> int | None:
-    """Channels that the first convolution takes; None for a network without one."""
-    for module in network.modules():
-        if isinstance(module, (torch.nn.Conv2d, torch.nn.Conv3d)):
-            return int(module.in_channels)
-    return None
-
-
-def _check_values(voxels: torch.Tensor, image: Any) -> None:
-    if voxels.ndim != 4:
-        raise GeometryError(
-            f"After preprocessing the image has shape {tuple(voxels.shape)}; (channel, x, y, z) is wanted."
-        )
-    if bool(torch.isfinite(plain(voxels)).all()):
-        return
-    counts = {path.name: count for path in image_paths(image) if (count := count_not_finite(path))}
-    if not counts:
-        raise CaseError("Preprocessing made NaN or infinity of finite voxels: is the image constant?")
-    listed = ", ".join(f"{count} voxel(s) of {name}" for name, count in counts.items())
-    raise CaseError(
-        f"NaN or infinity in {listed}. Replace them with the background's value, or export the image again."
-    )
-
-
-def _checked_mask(pred: torch.Tensor, header: ImageHeader) -> NDArray[Any]:
-    """The mask as the smallest integer array (x, y, z), once it surely lies on the image's grid."""
-    voxels = plain(pred).squeeze(0).cpu().numpy()
-    if voxels.shape != header.shape:
-        raise GeometryError(
-            f"The mask has {'×'.join(map(str, voxels.shape))} voxels, the image {'×'.join(map(str, header.shape))}. "
-            "Does the post-processing begin with medseg3d.inference.ToImageGridd?"
-        )
-    if isinstance(pred, MetaTensor):
-        distance_mm = grid_distance_mm(np.asarray(pred.affine), header.affine_ras, header.shape)
-        if distance_mm > SAME_GRID * min(spacing_mm(header.affine_ras)):
-            raise GeometryError(f"The mask lies {distance_mm:.3f} mm off its image: a transform lost the affine.")
-    return voxels.astype(np.uint8 if voxels.max(initial=0) < 256 else np.uint16)
-
-
-def _findings(mask: NDArray[Any], labels: Mapping[str, int]) -> list[str]:
-    """What a reader should know: labels that were not found, or that the image's edge may cut off."""
-    faces = [np.take(mask, index, axis=axis) for axis in range(3) for index in (0, -1)]
-    at_edge = set(np.unique(np.concatenate([face.ravel() for face in faces])).tolist())
-    present = set(np.unique(mask).tolist())
-    missing = [f"{name}: not found" for name, label in labels.items() if label not in present]
-    cut = [
-        f"{name}: reaches the edge of the image, may be cut off" for name, label in labels.items() if label in at_edge
-    ]
-    return missing + cut
-
-
-def _probability_volumes(channels: Iterator[torch.Tensor], classes: int, shape: tuple[int, ...]) -> NDArray[Any]:
-    # float16 in memory, float32 in the file: a channel of a large CT alone is half a gigabyte.
-    volumes = np.empty((*shape, classes), dtype=np.float16, order="F")
-    for index, channel in enumerate(channels):
-        volumes[..., index] = channel.cpu().numpy()
-    return volumes
-
-
-def _entropy_volume(channels: Iterator[torch.Tensor], classes: int, shape: tuple[int, ...]) -> NDArray[Any]:
-    entropy = np.zeros(shape, dtype=np.float32)
-    for channel in channels:
-        entropy += torch.special.entr(channel.clamp(0, 1)).cpu().numpy()
-    return np.clip(entropy / np.log(classes), 0, 1).astype(np.float32)
-
-
 def read_sidecar(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(sidecar_path(folder, name).read_text(encoding="utf-8"))
@@ -431,7 +446,3 @@ def read_sidecar(folder: Path, name: str) -> dict[str, Any]:
 
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def plain(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor

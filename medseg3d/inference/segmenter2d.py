@@ -20,10 +20,11 @@ from medseg3d.engines.device import autocast
 from medseg3d.errors import CaseError, ConfigError, UsageError
 from medseg3d.files import write_json
 from medseg3d.images import ImageRef, read_image, read_mask
+from medseg3d.inference.checks import plain
 from medseg3d.inference.export import sidecar_path
 from medseg3d.inference.outputs2d import entropy, indexed, save_image, segment_info, write_instances
 from medseg3d.inference.report import CaseResult, SegmentReport
-from medseg3d.inference.segmenter import Segmenter, device_name, plain, read_sidecar
+from medseg3d.inference.segmenter import Segmenter, device_name, read_sidecar
 from medseg3d.instances import Instance, Panoptic, count_instances, measure, panoptic, panoptic_to_rgb
 from medseg3d.masks2d import mask_files, mask_layers, read_layers
 from medseg3d.options import flag
@@ -82,6 +83,8 @@ class Segmenter2d(Segmenter):
             ``pred_key``, at the size of the image; maps of probability and uncertainty are TIFFs of 32-bit numbers,
             ``<case>_probability.tif`` with a page a channel.
     """
+
+    averages = False
 
     def __init__(
         self,

@@ -72,7 +72,7 @@ class SlidingWindow(Inferer):
         self.cval = cval
         self.mirror_axes = tuple(sorted(set(mirror_axes)))
         self.compile = compile
-        self._compiled: tuple[Any, Predictor] | None = None
+        self._compiled: dict[int, tuple[Any, Predictor]] = {}
 
     def __call__(self, inputs: torch.Tensor, network: Predictor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Logits of every voxel of ``inputs``; further arguments go to the network."""
@@ -135,10 +135,12 @@ class SlidingWindow(Inferer):
     def _compile(self, network: Predictor, sw_batch_size: int) -> Predictor:
         # Freezing bakes the weights in: load_state_dict afterwards would be ignored, so its traces are part of the key.
         parameters = network.parameters() if isinstance(network, torch.nn.Module) else ()
-        key = (id(network), tuple(p._version for p in parameters))
-        if self._compiled is None or self._compiled[0] != key:
-            self._compiled = key, torch.compile(network, dynamic=False, options={"freezing": True})
-        compiled = self._compiled[1]
+        versions = tuple(p._version for p in parameters)
+        known = self._compiled.get(id(network))
+        if known is None or known[0] != versions:
+            known = versions, torch.compile(network, dynamic=False, options={"freezing": True})
+            self._compiled[id(network)] = known  # the members of an ensemble are compiled once each
+        compiled = known[1]
 
         def full_batches(windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             # One shape only: the last, smaller batch would be compiled again.

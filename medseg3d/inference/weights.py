@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from medseg3d.engines.checkpoint import load_checkpoint
 from medseg3d.errors import CheckpointError
 
-__all__ = ["file_sha256", "load_weights", "read_state"]
+__all__ = ["combined_sha256", "file_sha256", "fitting_state", "load_weights", "read_state"]
 
 # Where training checkpoints keep the network's state dict; a bundle's models/model.pt is the state dict itself.
 STATE_KEYS = ("network", "model", "state_dict")
@@ -29,15 +29,31 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> str:
     Raises:
         CheckpointError: no such file, not readable without unpickling code, or of another network.
     """
-    path = Path(path)
+    state, sha256 = fitting_state(network, Path(path))
+    network.load_state_dict(state, strict=True)
+    return sha256
+
+
+def fitting_state(network: torch.nn.Module, path: Path) -> tuple[Mapping[str, torch.Tensor], str]:
+    """The state dict of a file, in the precision in which it is stored, and the file's SHA-256.
+
+    Raises:
+        CheckpointError: as ``load_weights``.
+    """
     state = read_state(path)
     wanted = network.state_dict()
     problems = [*_key_problems(wanted, state), *_shape_problems(wanted, state)]
     if problems:
         raise CheckpointError(f"{path}: these weights are of another network: {'; '.join(problems)}. "
                               "Compare network_def with the one that was trained.")  # fmt: skip
-    network.load_state_dict(state, strict=True)
-    return file_sha256(path)
+    return state, file_sha256(path)
+
+
+def combined_sha256(hashes: Sequence[str]) -> str | None:
+    """One hash for several files in their order; that of a single file is its own, and without files there is none."""
+    if len(hashes) < 2:
+        return next(iter(hashes), None)
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
