@@ -19,9 +19,11 @@ from medseg3d.dicom.volume import read_stack
 from medseg3d.errors import DicomError
 from medseg3d.resampling import resampled_onto, share_outside
 
-__all__ = ["Coregistered", "companions_of", "onto_grid", "read_coregistered", "value_outside"]
+__all__ = ["Coregistered", "companions_of", "modality_code", "onto_grid", "read_coregistered", "value_outside"]
 
 SUV_UNIT = "GML"  # g/ml of the decay-corrected dose a gram of body: SUV by body weight
+# What people call them, and DICOM's codes.
+ALIASES = {"PET": "PT", "MRI": "MR"}
 # From this share of voxels on that a companion does not cover, a reader should know.
 NOTABLE_SHARE = 0.01
 
@@ -41,6 +43,15 @@ class Coregistered:
     @property
     def reference(self) -> Stack:
         return self.stacks[0]
+
+
+def modality_code(name: str) -> str:
+    """DICOM's code of a modality.
+
+    >>> modality_code("PET"), modality_code("ct")
+    ('PT', 'CT')
+    """
+    return ALIASES.get(name.upper(), name.upper())
 
 
 def companions_of(

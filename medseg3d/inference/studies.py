@@ -11,7 +11,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from medseg3d.dicom import Finding, Scan, Series, Stack, scan
-from medseg3d.dicom.coregistered import Coregistered, companions_of
+from medseg3d.dicom.coregistered import Coregistered, companions_of, modality_code
 from medseg3d.dicom.descriptions import shareable
 from medseg3d.dicom.jobs import Job, Refusal, jobs_of
 from medseg3d.dicom.names import volume_names
@@ -65,7 +65,7 @@ def study_cases(path: Path, *, modality: str | Sequence[str] | None = None) -> l
     one of each other modality in the same study and frame of reference. Where one is missing, the case is refused.
 
     Args:
-        modality: DICOM's code (CT, MR, PT), or several, the channels of an image; None takes any.
+        modality: CT, MR or PET (DICOM's PT), or several, the channels of an image; None takes any.
 
     Returns:
         Cases named as ``medseg3d dicom convert`` names files; none where there are no DICOM images at all.
@@ -79,11 +79,11 @@ def study_cases(path: Path, *, modality: str | Sequence[str] | None = None) -> l
     for broken in found.unreadable:
         logger.warning("%s: not readable, a slice may be missing: %s", broken.file, broken.reason)
     all_series = shareable(found.series)
-    first, *others = (modality,) if modality is None or isinstance(modality, str) else modality
+    first, *others = map(modality_code, [modality] if isinstance(modality, str) else modality or [""])
     outcomes = [
         outcome
         for series in all_series
-        if first is None or series.modality == first
+        if first in ("", series.modality)
         for outcome in jobs_of(series, split=False, resample=False, max_gap_mm=MAX_GAP_MM, four_d=False)
     ]
     meant = [o for o in outcomes if not (isinstance(o, Refusal) and o.left_out)]

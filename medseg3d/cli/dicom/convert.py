@@ -65,7 +65,7 @@ def convert(
     channels: Annotated[
         str,
         typer.Option(
-            help="Modalities that make one image, as CT,PT: the others are resampled onto the first.",
+            help="Modalities that make one image, as CT,PET: the others are resampled onto the first.",
             show_default="an image a series",
         ),
     ] = "",
@@ -105,7 +105,7 @@ def convert(
 
     OUT is ready for: medseg3d datalist build OUT --labels OUT/labels.json
 
-    With --channels CT,PT every CT becomes a case of two files on the CT's
+    With --channels CT,PET every CT becomes a case of two files on the CT's
     grid: <case>_0000.nii.gz, and <case>_0001.nii.gz with the PET of the same
     study and frame of reference, interpolated linearly. PET must be in SUV.
 
@@ -122,10 +122,11 @@ def convert(
 
       medseg3d dicom convert diffusion/ nifti/ --4d --no-compress
 
-      medseg3d dicom convert pet_ct/ nifti/ --channels CT,PT --labels names.yaml
+      medseg3d dicom convert pet_ct/ nifti/ --channels CT,PET --labels names.yaml
     """
     from medseg3d.dicom.conversion import ConvertOptions, LabelRules
     from medseg3d.dicom.converting import convert_scan
+    from medseg3d.dicom.coregistered import modality_code
     from medseg3d.dicom.matching import unmatched_annotations
     from medseg3d.dicom.scanning import scan
 
@@ -150,7 +151,7 @@ def convert(
         series_uid=series,
         annotation=annotation,
         force=force,
-        channels=tuple(name.strip().upper() for name in channels.split(",")) if channels else (),
+        channels=tuple(modality_code(name.strip()) for name in channels.split(",")) if channels else (),
     )
     with progress_bar(console, "Reading headers") as show:
         found = scan(source, workers=workers or None, progress=show)
