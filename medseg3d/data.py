@@ -20,6 +20,9 @@ __all__ = ["EpochSampler", "SeededCacheDataset", "training_loader"]
 
 Draw = tuple[int, int]  # (index of the case, number of the draw)
 
+SAMPLE_SEED = "sample_seed"
+"""Entry of a sample with its own seed, for what changes whole batches later (``medseg3d.augmentation``)."""
+
 
 class EpochSampler(Sampler[Draw]):
     """Draws for one epoch after another: shuffled passes over the data, cut into epochs of a fixed number of samples.
@@ -68,7 +71,8 @@ class EpochSampler(Sampler[Draw]):
 class SeededCacheDataset(CacheDataset):
     """MONAI's ``CacheDataset`` whose random transforms start from (seed, draw) for each sample.
 
-    Items are asked for by ``(index, draw)``, as ``EpochSampler`` yields them; a plain index counts as draw 0. Random
+    Items are asked for by ``(index, draw)``, as ``EpochSampler`` yields them; a plain index counts as draw 0. Each has
+    an entry ``sample_seed``, from which ``medseg3d.augmentation`` goes on drawing when it is part of a batch. Random
     transforms must not write into what they are given (MONAI's and ours do not), since cached arrays are not copied.
 
     Args:
@@ -96,7 +100,10 @@ class SeededCacheDataset(CacheDataset):
         case, draw = (index, 0) if isinstance(index, int) else index
         sample_seed = int(np.random.SeedSequence((self.seed, draw)).generate_state(1)[0])
         self.transform.set_random_state(seed=sample_seed)
-        return self._transform(case)
+        sample = self._transform(case)
+        if isinstance(sample, dict):
+            sample[SAMPLE_SEED] = sample_seed
+        return sample
 
     def _transform(self, index: int) -> Any:
         if index < self.cache_num and isinstance(self._cache[index], dict):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from medseg3d.data import SAMPLE_SEED
 from medseg3d.engines.device import autocast
 from medseg3d.errors import MedsegError
 
@@ -26,12 +27,17 @@ logger = logging.getLogger("medseg3d")
 
 
 def training_step(engine: ResumableTrainer, batch: dict[str, torch.Tensor]) -> Result:
-    """The step of a network that is called with ``image`` and whose answer the loss compares with ``label``."""
+    """The step of a network that is called with ``image`` and whose answer the loss compares with ``label``.
+
+    The engine's ``batch_transform`` changes both first, on the device.
+    """
     device = engine.state.device
     image = batch["image"].to(device, non_blocking=engine.non_blocking)
     label = batch["label"].to(device, non_blocking=engine.non_blocking)
     engine.network.train()
     with named_out_of_memory(tuple(image.shape)):
+        if engine.batch_transform is not None:
+            image, label = engine.batch_transform(image, label, batch[SAMPLE_SEED])
         with autocast(device, enabled=engine.amp_enabled):
             prediction = engine.inferer(image, engine.network)
         return take_step(engine, engine.loss_function(prediction, label))

@@ -50,6 +50,7 @@ def trainer(
     early_stopping_patience: int = 0,
     labels: dict[str, int] | None = None,
     train_handlers: Sequence[Any] = (),
+    batch_transform: Callable[..., Any] | None = None,
     iteration_update: Callable[..., Any] = training_step,
 ) -> ResumableTrainer:
     """Build the trainer that bundles run, with checkpoints, metrics.csv, TensorBoard and progress attached.
@@ -69,6 +70,8 @@ def trainer(
         early_stopping_patience: stop after so many epochs without a better validation; 0 never stops.
         labels: name → id, for the picture panels.
         train_handlers: further handlers, attached last.
+        batch_transform: what augments a batch on the device, see ``medseg3d.augmentation.BatchAugmentation``; None
+            leaves it as it was loaded.
         iteration_update: what is done with a batch, for networks that are not called with images and compared with
             labels; it ends in ``medseg3d.engines.take_step``.
 
@@ -96,6 +99,7 @@ def trainer(
         clip_grad_norm=clip_grad_norm,
         early_stopping_patience=early_stopping_patience,
         output_dir=output_dir,
+        batch_transform=batch_transform,
         iteration_update=iteration_update,
     )
     for record in default_records(output_dir, labels or {}):
@@ -154,6 +158,7 @@ class ResumableTrainer(SupervisedTrainer):
         clip_grad_norm: float,
         early_stopping_patience: int,
         output_dir: Path,
+        batch_transform: Callable[..., Any] | None = None,
         **engine: Any,
     ) -> None:
         super().__init__(
@@ -176,6 +181,7 @@ class ResumableTrainer(SupervisedTrainer):
         self.clip_grad_norm = clip_grad_norm
         self.early_stopping_patience = early_stopping_patience
         self.output_dir = output_dir
+        self.batch_transform = batch_transform
         self.loss_scaler = torch.amp.GradScaler(device.type, enabled=amp and amp_dtype(device) is torch.float16)
         self.records: list[EpochRecord] = []
         self.loss_sum = 0.0
