@@ -7,6 +7,7 @@ what the uninterrupted one would have seen, with any number of workers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ from monai.data import CacheDataset
 from monai.transforms import Compose
 from torch.utils.data import DataLoader, Sampler
 
-__all__ = ["EpochSampler", "SeededCacheDataset", "training_loader"]
+from medseg3d.processes import ProcessSampler
+
+__all__ = ["SAMPLE_SEED", "EpochSampler", "SeededCacheDataset", "default_workers", "training_loader"]
 
 Draw = tuple[int, int]  # (index of the case, number of the draw)
 
@@ -120,6 +123,21 @@ def _is_random(transform: Callable) -> bool:
     return isinstance(transform, RandomizableTrait) or not isinstance(transform, Transform)
 
 
+def default_workers(device: torch.device | str) -> int:
+    """Processes that read patches, for training on ``device``: a GPU's share of the cores, at most 8; none for a CPU.
+
+    On a CPU the network uses every core, so a process beside it takes from it what it gives
+    (``scripts/benchmarks/bench_step.py``).
+
+    >>> default_workers("cpu")
+    0
+    """
+    if torch.device(device).type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // max(1, torch.cuda.device_count()) - 1))
+
+
 def training_loader(
     dataset: SeededCacheDataset,
     *,
@@ -133,6 +151,7 @@ def training_loader(
     """Batches for ``iterations_per_epoch`` iterations an epoch, in the order of an ``EpochSampler``.
 
     Args:
+        batch_size: samples in a batch; of all processes together, where several train (``medseg3d.processes``).
         num_workers: processes that augment; the samples are the same for any number.
         pin_memory: copy batches to page-locked memory, for a GPU.
         weights: how likely each case is drawn, see ``medseg3d.imbalance.sampling_weights``; None shuffles.
@@ -140,10 +159,12 @@ def training_loader(
     """
     from monai.data import list_data_collate
 
+    draws = EpochSampler(len(dataset), batch_size * iterations_per_epoch, seed=dataset.seed, weights=weights)
+    sampler = ProcessSampler(draws, batch_size)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), batch_size * iterations_per_epoch, seed=dataset.seed, weights=weights),
+        batch_size=sampler.own_batch_size,
+        sampler=sampler,
         num_workers=num_workers,
         # Its own: else it draws from the global state, once an epoch without workers and once a run with them.
         generator=torch.Generator(),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import medseg3d
 from medseg3d.bundles.run import current_run
 from medseg3d.errors import CheckpointError
 from medseg3d.images import ImageRef
+from medseg3d.processes import process_count, process_rank
 from medseg3d.versions import command_line, package_version
 
 if TYPE_CHECKING:
@@ -32,14 +34,20 @@ MAY_CHANGE = frozenset(
         "datalist",
         "device",
         "early_stopping_patience",
+        "finalize",
+        "initialize",
         "learning_rate",
         "max_epochs",
+        "network",  # on which device, in how many processes; what it is, network_def says
         "num_workers",
         "output_dir",
         "resume",
         "val_interval",
     }
 )
+
+# What multi_gpu_train.yaml adds to sections: which process validates which cases.
+SHARING = (("validate", "dataset", "runtime_cache"), ("validate", "dataloader", "sampler"))
 
 # What MONAI's ``--tracking mlflow`` adds at the top level; the name of the configuration's copy holds the time.
 TRACKING = frozenset({"experiment_name", "is_not_rank0", "run_name", "save_execute_config", "tracking_uri"})
@@ -51,14 +59,17 @@ PACKAGES = ("medseg3d", "monai", "torch", "numpy", "nibabel", "torchio", "pytorc
 def record_run(trainer: ResumableTrainer) -> Path:
     """Write ``run.json`` into the trainer's output folder; a resumed run adds a line to its ``starts``.
 
-    Called by an expression of a bundle's ``training``. It holds the merged configuration, the versions, hashes of
-    configuration, data and code, the seed and the command; no image, and of patients only what file names say.
+    Called by an expression of a bundle's ``training``; of several processes the first one writes. It holds the merged
+    configuration, the versions, hashes of configuration, data and code, the seed and the command; no image, and of
+    patients only what file names say.
 
     Raises:
         UsageError: called outside a MONAI workflow.
         CheckpointError: the run is resumed with another configuration, beyond what may change on the way.
     """
     path = trainer.output_dir / "run.json"
+    if process_rank():
+        return path
     config = {key: value for key, value in current_run().workflow.parser.get().items() if key != "_meta_"}
     text = json.dumps(config, sort_keys=True, default=str)
     earlier = json.loads(path.read_text()) if path.is_file() and trainer.state.epoch else {}
@@ -70,6 +81,7 @@ def record_run(trainer: ResumableTrainer) -> Path:
         "epoch": trainer.state.epoch,
         "device": _device_name(trainer.state.device),
         "threads": torch.get_num_threads(),
+        "processes": process_count(),
     }
     train = trainer.data_loader.dataset
     content = {
@@ -92,7 +104,7 @@ def record_run(trainer: ResumableTrainer) -> Path:
 
 
 def _require_same_config(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
-    old, new = _without_tracking(old), _without_tracking(new)
+    old, new = (_without_sharing(_without_tracking(config)) for config in (old, new))
     changed = [key for key in sorted(old.keys() | new.keys()) if key not in MAY_CHANGE and old.get(key) != new.get(key)]
     if changed:
         listed = "; ".join(f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in changed[:3])
@@ -111,6 +123,14 @@ def _without_tracking(config: Mapping[str, Any]) -> dict[str, Any]:
             kept[section] = _without_mlflow(kept[section], "handlers")
         if engine in kept.get(section, {}):
             kept[section] = kept[section] | {engine: _without_mlflow(kept[section][engine], handlers)}
+    return kept
+
+
+def _without_sharing(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without what depends on the number of processes: a run may go on with more or fewer."""
+    kept: dict[str, Any] = deepcopy(dict(config))
+    for section, part, key in SHARING:
+        kept.get(section, {}).get(part, {}).pop(key, None)
     return kept
 
 

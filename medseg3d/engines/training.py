@@ -19,10 +19,12 @@ from monai.inferers import Inferer
 from medseg3d.engines.checkpoint import load_checkpoint, random_states, restore_random_states, save_atomically
 from medseg3d.engines.device import amp_dtype
 from medseg3d.engines.memory import keep_freed_memory
+from medseg3d.engines.parallel import bare_network
 from medseg3d.engines.records import EpochRecord, default_records
 from medseg3d.engines.step import training_step
 from medseg3d.errors import CheckpointError, UsageError
 from medseg3d.options import flag
+from medseg3d.processes import process_count, process_rank, summed_over_processes
 
 __all__ = ["ResumableTrainer", "require_free", "require_unseen", "trainer"]
 
@@ -54,6 +56,8 @@ def trainer(
     iteration_update: Callable[..., Any] = training_step,
 ) -> ResumableTrainer:
     """Build the trainer that bundles run, with checkpoints, metrics.csv, TensorBoard and progress attached.
+
+    Where several processes train together (``medseg3d.engines.join_processes``) the first one alone writes.
 
     Args:
         device: where to train.
@@ -102,7 +106,7 @@ def trainer(
         batch_transform=batch_transform,
         iteration_update=iteration_update,
     )
-    for record in default_records(output_dir, labels or {}):
+    for record in default_records(output_dir, labels or {}) if process_rank() == 0 else ():
         engine.add_record(record)
     for handler in train_handlers:
         handler.attach(engine)
@@ -212,7 +216,7 @@ class ResumableTrainer(SupervisedTrainer):
         """Everything that ``restore`` needs."""
         return {
             "format": "medseg3d.run/1",
-            "network": self.network.state_dict(),
+            "network": bare_network(self.network).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "types": [type(self.optimizer).__name__, type(self.lr_scheduler).__name__],
@@ -239,7 +243,7 @@ class ResumableTrainer(SupervisedTrainer):
         self._require_same_run(saved, path)
         fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
-            self.network.load_state_dict(saved["network"])
+            bare_network(self.network).load_state_dict(saved["network"])
             self.optimizer.load_state_dict(saved["optimizer"])
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
@@ -322,16 +326,22 @@ def _finish_epoch(engine: ResumableTrainer) -> None:
     better = engine.evaluator is None or (due and (state.best_metric_epoch < 0 or key > state.best_metric))
     if better:
         state.best_metric, state.best_metric_epoch = key, state.epoch
+    losses = summed_over_processes(torch.tensor(engine.loss_sum, dtype=torch.float64)).item()
     for record in engine.records:
-        record.epoch(engine, train_loss=engine.loss_sum / state.epoch_length, metrics=metrics)
-    # best before last: a run killed between the two repeats the epoch and writes both again.
+        record.epoch(engine, train_loss=losses / process_count() / state.epoch_length, metrics=metrics)
+    if process_rank() == 0:
+        _save(engine, better=better)
+    if due and engine.stops_early():
+        logger.info("Stopped early: no better validation since epoch %d.", state.best_metric_epoch)
+        engine.terminate()
+
+
+def _save(engine: ResumableTrainer, *, better: bool) -> None:
+    """Write the checkpoints; best before last: a run killed between the two repeats the epoch and writes both again."""
     checkpoint = engine.checkpoint()
     if better:
         save_atomically(checkpoint, engine.output_dir / BEST)
     save_atomically(checkpoint, engine.output_dir / LAST)
-    if due and engine.stops_early():
-        logger.info("Stopped early: no better validation since epoch %d.", state.best_metric_epoch)
-        engine.terminate()
 
 
 def _validate(evaluator: SupervisedEvaluator | None, epoch: int) -> dict[str, float]:

@@ -14,8 +14,10 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 
 from medseg3d.engines.device import autocast
+from medseg3d.engines.parallel import bare_network
 from medseg3d.metrics import label_overlaps
 from medseg3d.options import flag
+from medseg3d.processes import summed_over_processes
 
 __all__ = ["LabelDice", "evaluator"]
 
@@ -45,10 +47,10 @@ class LabelDice(Metric):
             self.scores.append([o.dice for o in label_overlaps(reference, prediction, list(self.labels.values()))])
 
     def label_means(self) -> dict[str, float]:
-        """Mean Dice of each label over the cases seen; NaN for a label that no case has."""
+        """Mean Dice of each label over the cases that all processes have seen; NaN for a label that no case has."""
         scores = np.array(self.scores, dtype=float).reshape(-1, len(self.labels))
-        counted = (~np.isnan(scores)).sum(axis=0)
-        sums = np.nansum(scores, axis=0)
+        own = np.stack([np.nansum(scores, axis=0), (~np.isnan(scores)).sum(axis=0)])
+        sums, counted = summed_over_processes(torch.from_numpy(own)).numpy()
         return {
             name: float(s / n) if n else float("nan") for name, s, n in zip(self.labels, sums, counted, strict=True)
         }
@@ -103,7 +105,7 @@ def evaluator(
     return SupervisedEvaluator(
         device=torch.device(device),
         val_data_loader=val_data_loader,
-        network=network,
+        network=bare_network(network),
         inferer=inferer,
         postprocessing=postprocessing,
         key_val_metric=key_val_metric,
