@@ -8,7 +8,6 @@ what the uninterrupted one would have seen, with any number of workers.
 from __future__ import annotations
 
 import os
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -122,21 +121,6 @@ def _is_random(transform: Callable) -> bool:
     from monai.transforms import RandomizableTrait, Transform
 
     return isinstance(transform, RandomizableTrait) or not isinstance(transform, Transform)
-
-
-def default_workers(device: torch.device | str) -> int:
-    """Processes that read patches, for training on ``device``: a GPU's share of the cores, at most 8; none for a CPU.
-
-    On a CPU the network uses every core, so a process beside it takes from it what it gives
-    (``scripts/benchmarks/bench_step.py``).
-
-    >>> default_workers("cpu")
-    0
-    """
-    if torch.device(device).type == "cpu":
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores // max(1, torch.cuda.device_count()) - 1))
 
 
 def default_workers(device: torch.device | str) -> int:
