@@ -38,7 +38,8 @@ class RandSpatialPatchd(Randomizable, MapTransform):
         indices_key: entry with the flat voxel indices of each class, background first, as MONAI's ``ClassesToIndicesd``
             gives them.
         foreground_prob: probability that the patch is centred on a voxel of a label, each label in the image being as
-            likely as the others (nnU-Net forces a third). The other patches lie anywhere.
+            likely as the others (nnU-Net forces a third). The other patches lie anywhere; where ``annotated_key`` is
+            there, which ``medseg3d.transforms.LabelIndicesd`` gives of partly labelled cases, around one of its voxels.
         spacing: voxel size in mm.
         rotate_range: largest angle about each axis in radians.
         scale_range: largest relative change of size, e.g. 0.2 for 0.8 to 1.25 times.
@@ -51,6 +52,7 @@ class RandSpatialPatchd(Randomizable, MapTransform):
         elastic_prob: probability of deforming.
         flip_axes: axes mirrored with probability ½ each.
         padding_value: of images outside the volume.
+        annotated_key: entry with the flat indices of voxels that are labelled, of cases where some are not.
         in_plane: whether to turn, scale and bend slices along the shortest axis only in their plane. None does so where
             they are few (``thin_axes``), as nnU-Net does ("dummy 2D"): to interpolate between them would blur them.
     """
@@ -75,10 +77,11 @@ class RandSpatialPatchd(Randomizable, MapTransform):
         flip_axes: Sequence[int] = (),
         padding_value: float = 0.0,
         in_plane: bool | None = None,
+        annotated_key: str = "label_annotated_indices",
     ) -> None:
         MapTransform.__init__(self, keys)
         self.spatial_size = np.array(spatial_size, dtype=int)
-        self.label_key, self.indices_key = label_key, indices_key
+        self.label_key, self.indices_key, self.annotated_key = label_key, indices_key, annotated_key
         self.foreground_prob = foreground_prob
         self.spacing = np.array(spacing, dtype=float)
         self.rotate_range, self.scale_range = np.array(rotate_range), scale_range
@@ -95,7 +98,8 @@ class RandSpatialPatchd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         shape = np.array(sample[self.label_key].shape[1:])
-        centre = self._centre(sample.pop(self.indices_key), shape)
+        annotated = sample.pop(self.annotated_key, None)
+        centre = self._centre(sample.pop(self.indices_key), shape, annotated)
         matrix = self._matrix()
         flips = [axis for axis in range(3) if axis in self.flip_axes and self.R.random() < 0.5]
         displacement = self._displacement() if self.R.random() < self.elastic_prob else None
@@ -142,14 +146,21 @@ class RandSpatialPatchd(Randomizable, MapTransform):
                 )
         return sample
 
-    def _centre(self, indices: Sequence[NDArray | torch.Tensor], shape: NDArray) -> NDArray:
+    def _centre(
+        self,
+        indices: Sequence[NDArray | torch.Tensor],
+        shape: NDArray,
+        annotated: NDArray | torch.Tensor | None = None,
+    ) -> NDArray:
         """Middle of the patch in voxels, such that it covers as much of the volume as it can."""
         half = (self.spatial_size - 1) / 2
         spare = (shape - self.spatial_size) / 2
         middle = (shape - 1) / 2
         present = [i for i in indices[1:] if len(i)]
+        voxels = annotated
         if present and self.R.random() < self.foreground_prob:
             voxels = present[self.R.randint(len(present))]
+        if voxels is not None and len(voxels):
             voxel = int(voxels[self.R.randint(len(voxels))])
             wanted = np.array(np.unravel_index(voxel, shape)) + self.R.uniform(-0.25, 0.25, 3) * (self.spatial_size - 1)
             # Whole steps from the grid's own positions, so that an undeformed patch is not blurred.

@@ -8,6 +8,7 @@ sees the whole volume; here its intensities change.
 from medseg3d.augmentation.artefacts import BiasField, Ghosting, Motion, Spike
 from medseg3d.augmentation.base import ChannelTransform, SampleTransform
 from medseg3d.augmentation.batch import BatchAugmentation
+from medseg3d.augmentation.dropout import DropChannels
 from medseg3d.augmentation.intensity import Brightness, Contrast, Gamma, GaussianNoise
 from medseg3d.augmentation.mirror import Mirror
 from medseg3d.augmentation.sharpness import GaussianBlur, LowResolution
@@ -18,6 +19,7 @@ __all__ = [
     "Brightness",
     "ChannelTransform",
     "Contrast",
+    "DropChannels",
     "Gamma",
     "GaussianBlur",
     "GaussianNoise",

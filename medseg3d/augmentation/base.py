@@ -31,6 +31,8 @@ class SampleTransform(Protocol):
 class ChannelTransform(ABC):
     """Changes the intensities of a sample's channels, each with draws of its own; labels stay.
 
+    A channel that is 0 everywhere, because the case lacks it or ``DropChannels`` took it away, stays so.
+
     Attributes:
         prob: probability that a sample is changed.
         channel_prob: probability that a channel of such a sample is.
@@ -49,7 +51,7 @@ class ChannelTransform(ABC):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if random.random() < self.prob:
             for channel in image:
-                if random.random() < self.channel_prob:
+                if random.random() < self.channel_prob and bool(channel.any()):
                     channel.copy_(self.changed(channel, random))
         return image, label
 

@@ -1,9 +1,9 @@
-"""Transforms that MONAI and TorchIO lack, in MONAI's dictionary style."""
+"""Loading images and label maps, of which all parts must fit together."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import MapTransform
 
-from medseg3d.errors import CaseError
+from medseg3d.errors import CaseError, UsageError
+from medseg3d.labels import file_ids
+from medseg3d.options import flag
 from medseg3d.volume import SUFFIXES, Volume, label_map, read_channels, require_same_grid
 
-__all__ = ["LoadStudyd", "LoadVolumed", "RandTorchIOd"]
+__all__ = ["LoadStudyd", "LoadVolumed", "is_volume_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +30,23 @@ class LoadVolumed(MapTransform):
     the files of one sample must share one grid, label maps must hold integers, images must be finite, and the reason
     of a refusal reaches the user.
 
-    Each key's path (or list of paths, one a channel) becomes a ``MetaTensor`` of shape (channel, i, j, k), float32 for
-    images and uint8 for labels (int16 where ids exceed 255), with the RAS+ ``affine`` and ``filename_or_obj``.
+    Each key's path (or list of paths, one a channel; or one 4D NIfTI file of channels) becomes a ``MetaTensor`` of
+    shape (channel, i, j, k), float32 for images and uint8 for labels (int16 where ids exceed 255), with the RAS+ ``affine``
+    and ``filename_or_obj``. Its ``meta["findings"]`` says what a reader of the result should know.
 
     Args:
         keys: entries to load.
         label_keys: those among ``keys`` that hold label maps.
         labels: name → id; a label map with another id is refused. None takes any.
         allow_missing_keys: leave out keys that a sample lacks, as inference has no labels.
+        file_labels: name → id in the files, where that is another one than in ``labels``: it is mapped by name.
+        ignore_label: id, in files and after mapping, of voxels that nobody labelled.
+        channels: names of the image's channels, for messages.
+        missing_channels: make a channel whose path is None zero, instead of refusing the case.
 
     Raises:
         CaseError: see above and ``medseg3d.volume.read_volume``.
+        UsageError: labels and file_labels do not name the same, or ``ignore_label`` is the id of a label.
     """
 
     def __init__(
@@ -47,27 +55,73 @@ class LoadVolumed(MapTransform):
         label_keys: KeysCollection = ("label",),
         labels: Mapping[str, int] | None = None,
         allow_missing_keys: bool = False,
+        *,
+        file_labels: Mapping[str, int] | None = None,
+        ignore_label: int | None = None,
+        channels: Sequence[str] = (),
+        missing_channels: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.labels = labels
+        self.labels = dict(labels) if labels is not None else None
+        self.file_labels = dict(file_labels) if file_labels is not None else self.labels
+        self.ignore_label, self.channels = ignore_label, tuple(channels)
+        self.missing_channels = flag(missing_channels, "missing_channels")
         self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)
+        self.ids = None
+        if labels is not None and self.file_labels is not None:
+            _require_own_ignore_label(ignore_label, labels, self.file_labels)
+            self.ids = {theirs: ours for ours, theirs in file_ids(labels, self.file_labels).items()}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         first: Volume | None = None
         for key in self.key_iterator(sample):
+            findings = self._missing(sample[key])
             volume = self.read(sample[key])
             if first is not None:
                 require_same_grid(first, volume)
             first = first or volume
-            voxels = _as_labels(volume, self.labels) if key in self.label_keys else _as_image(volume)
+            voxels = self._as_labels(volume) if key in self.label_keys else _as_image(volume)
             meta = {
                 "filename_or_obj": str(volume.path),
                 "original_affine": volume.affine,
                 "spatial_shape": np.array(voxels.shape[1:]),
+                "findings": findings,
             }
             sample[key] = MetaTensor(torch.from_numpy(voxels), affine=torch.from_numpy(volume.affine), meta=meta)
         return sample
+
+    def _missing(self, image: Any) -> tuple[str, ...]:
+        """A finding for every channel that is None, or the refusal of the case."""
+        numbers = [i for i, path in enumerate(image) if path is None] if isinstance(image, (list, tuple)) else []
+        names = [self.channels[i] if i < len(self.channels) else f"channel {i}" for i in numbers]
+        if names and not self.missing_channels:
+            beside = next((path for path in image if path is not None), "no file")
+            raise CaseError(
+                f"{', '.join(names)} is missing (beside {beside}). Add the file, leave the case out, or let a bundle "
+                "that was trained so go without it: missing_channels: true."
+            )
+        return tuple(f"{name}: missing, the network was given zeros" for name in names)
+
+    def _as_labels(self, volume: Volume) -> np.ndarray:
+        voxels = label_map(volume)
+        if len(voxels) > 1:
+            raise CaseError(f"{volume.path}: has {len(voxels)} channels, a label map has one. Write one id a voxel.")
+        if self.ids is None:
+            return voxels
+        present = np.unique(voxels).tolist()
+        known = {0: 0, **self.ids} | ({} if self.ignore_label is None else {self.ignore_label: self.ignore_label})
+        if unknown := sorted(set(present) - known.keys()):
+            raise CaseError(
+                f"{volume.path}: holds ids {unknown}, which labels does not name (it has {self.file_labels}). "
+                "Name them in labels, or set those voxels to another id."
+            )
+        if all(known[i] == i for i in present):
+            return voxels
+        table = np.zeros(max(present) + 1, dtype=np.int16)
+        table[present] = [known[i] for i in present]
+        mapped = table[voxels]
+        return mapped.astype(np.uint8) if mapped.max(initial=0) < 256 else mapped
 
     def read(self, image: Any) -> Volume:
         """The volume of one entry: voxels (channel, i, j, k)."""
@@ -94,6 +148,8 @@ class LoadStudyd(LoadVolumed):
 
     def read(self, image: Any) -> Volume:
         if isinstance(image, (list, tuple)):
+            if all(one is None or is_volume_file(one) for one in image):
+                return read_channels(image)
             volumes = [self.read(one) for one in image]
             for other in volumes[1:]:
                 require_same_grid(volumes[0], other)
@@ -131,52 +187,12 @@ def _as_image(volume: Volume) -> np.ndarray:
     return voxels
 
 
-def _as_labels(volume: Volume, labels: Mapping[str, int] | None) -> np.ndarray:
-    voxels = label_map(volume)
-    unknown = set(np.unique(voxels).tolist()) - {0, *labels.values()} if labels is not None else set()
-    if unknown:
-        raise CaseError(
-            f"{volume.path}: holds ids {sorted(unknown)}, which labels does not name (it has {dict(labels or {})}). "
-            "Name them in labels, or set those voxels to another id."
+def _require_own_ignore_label(
+    ignore_label: int | None, labels: Mapping[str, int], file_labels: Mapping[str, int]
+) -> None:
+    taken = {*labels.values(), *file_labels.values(), 0}
+    if ignore_label is not None and ignore_label in taken:
+        raise UsageError(
+            f"ignore_label is {ignore_label}, which background or a label has too (ids {sorted(taken)}): voxels that "
+            "nobody labelled need an id of their own, in the files and in labels."
         )
-    return voxels
-
-
-class RandTorchIOd(RandomizableTransform, MapTransform):
-    """Apply one of TorchIO's random intensity transforms with a probability, seeded as MONAI's are.
-
-    TorchIO draws from torch's global random state, which knows neither MONAI's seeds nor other workers. Here that
-    state is set from this transform's own generator, and put back afterwards.
-
-    Args:
-        keys: images of shape (channel, i, j, k); each is changed alike.
-        transform: for example ``torchio.RandomMotion()``; it must keep shape and position.
-        prob: probability of applying it to a sample.
-
-    Source: Pérez-García et al. 2021, TorchIO.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, transform: Callable, prob: float = 0.1, allow_missing_keys: bool = False
-    ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
-        self.transform = transform
-        self.seed = 0
-
-    def randomize(self, data: Any = None) -> None:
-        super().randomize(None)
-        self.seed = int(self.R.randint(2**31 - 1))
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        sample = dict(data)
-        self.randomize()
-        if not self._do_transform:
-            return sample
-        for key in self.key_iterator(sample):
-            with torch.random.fork_rng(devices=[]):
-                # torch.manual_seed would seed the GPU's generators too, which are not put back.
-                torch.default_generator.manual_seed(self.seed)
-                changed = torch.as_tensor(self.transform(torch.as_tensor(sample[key])))
-            sample[key] = changed.to(sample[key].dtype)
-        return sample

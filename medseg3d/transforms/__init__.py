@@ -1,0 +1,7 @@
+"""Transforms that MONAI and TorchIO lack, in MONAI's dictionary style."""
+
+from medseg3d.transforms.artefacts import RandTorchIOd
+from medseg3d.transforms.label_maps import LabelIndicesd, ToFileLabelsd
+from medseg3d.transforms.loading import LoadStudyd, LoadVolumed, is_volume_file
+
+__all__ = ["LabelIndicesd", "LoadStudyd", "LoadVolumed", "RandTorchIOd", "ToFileLabelsd", "is_volume_file"]
