@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -182,6 +185,67 @@ def test_ignored_pixels_are_not_scored(tmp_path: Path):
     found[20:30] = 1
     rows, _ = scored(tmp_path, truth, found, labels={"square": 1, "other": 2}, ignore_index=255)
     assert float(rows["square"]["dice"]) == 1.0
+
+
+def test_of_one_label_255_is_ignored_where_it_is_told_to_be(tmp_path: Path):
+    truth = np.zeros((30, 40), np.uint8)
+    truth[:10] = 255  # and the label nowhere
+    rows, _ = scored(tmp_path, truth, truth * 0, labels={"square": 1}, ignore_index=255)
+    assert rows["square"]["status"] == "both_empty"
+
+
+def test_masks_that_overlap_have_a_mean_of_their_own(tmp_path: Path):
+    """Of 2×2 pixels: label a is found as it is, of label b half is."""
+    a, b, half = np.zeros((3, 6, 8), np.uint8)
+    a[1:3, 1:3] = b[2:4, 2:4] = half[2:4, 2] = 255
+    item = {"case": "x", "patient": "p", "image": str(save(tmp_path / "x.png", np.zeros((6, 8), np.uint8)))}
+    item["label"] = [str(save(tmp_path / f"t_{name}.png", mask)) for name, mask in (("a", a), ("b", b))]
+    for name, mask in (("a", a), ("b", half)):
+        save(tmp_path / "out" / f"x_{name}.png", mask)
+    summary = evaluate_masks2d([item], tmp_path / "out", labels={"a": 1, "b": 2}, multi_label=True)
+    assert summary.dice == pytest.approx({"a": 1.0, "b": 2 / 3})
+    assert summary.mean_dice == pytest.approx(5 / 6)
+    assert summary.content["headline"]["value"] == pytest.approx(5 / 6)
+    assert summary.content["dataset"]["miou"] == pytest.approx(0.75)
+    assert summary.content["dataset"]["confusion"]["labels"][1:] == ["a alone", "b alone", "a + b"]
+
+
+def test_labels_that_overlap_may_be_given_as_a_label_map_with_ignored_pixels(tmp_path: Path):
+    truth = np.zeros((6, 8), np.uint8)
+    truth[1:3, 1:3], truth[4:] = 1, 255
+    item = {
+        "case": "x",
+        "image": str(save(tmp_path / "x.png", truth * 0)),
+        "label": str(save(tmp_path / "t.png", truth)),
+    }
+    save(tmp_path / "out" / "x_a.png", np.where(truth > 0, np.uint8(255), np.uint8(0)))
+    save(tmp_path / "out" / "x_b.png", truth * 0)
+    options: Any = {"labels": {"a": 1, "b": 2}, "multi_label": True, "ignore_index": 255}
+    summary = evaluate_masks2d([item], tmp_path / "out", **options)
+    assert summary.dice["a"] == 1.0
+    save(tmp_path / "out" / "x_a.png", truth[:4])
+    with pytest.raises(CaseError, match="the others: 2 masks of"):
+        evaluate_masks2d([item], tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(("spacing", "unit", "area", "distance"), [(None, "px", 100, "px"), (0.5, "mm²", 25, "mm")])
+def test_the_report_shows_areas(tmp_path: Path, spacing: float | None, unit: str, area: float, distance: str):
+    truth, found = np.zeros((2, 30, 40), np.uint8)
+    truth[5:15, 5:15], found[5:15, 7:17] = 1, 1
+    image = save(tmp_path / "image.png", truth)
+    if spacing is not None:
+        image = tmp_path / "image.nii"
+        nibabel.save(nibabel.Nifti1Image(truth.T[..., None], np.diag([spacing, spacing, 1, 1])), image)
+    item = {"case": "x", "image": str(image), "label": str(save(tmp_path / "t.png", truth))}
+    save(tmp_path / "out" / "x.png", found)
+    summary = evaluate_masks2d([item], tmp_path / "out", labels={"square": 1})
+    assert float(pd.read_csv(tmp_path / "out" / "cases.csv")["reference_ml"][0]) == pytest.approx(area / 1000)
+    page = summary.report.read_text(encoding="utf-8")
+    assert f"Area ({unit})" in page
+    assert f"HD95 ({distance})" in page
+    assert f"of {area:.2f}" in page  # beside a picture: the area of the prediction, of that of the reference
+    assert "difference of the areas" in page
+    assert not re.search(r"Volume \(|Volumes<|Voxels|volumes against", page)
 
 
 def test_images_that_cannot_be_scored_are_named_and_the_others_are_done(tmp_path: Path):

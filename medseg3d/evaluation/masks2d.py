@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def evaluate_masks2d(
     """Score ``prediction_dir/<case>.png`` for every item; write ``cases.csv``, ``summary.json`` and ``report.html``.
 
     Distances are in millimetres where the image says its spacing; where it does not, a pixel counts as one, and a
-    problem of the summary says so. Volumes are of slices of 1 mm: 0.001 ml is 1 mm² (or 1 pixel).
+    problem of the summary says so. ``cases.csv`` has the columns of volumes, so that results of both kinds are read and
+    compared alike: an image is a slice 1 mm thick there, and 0.001 of ``volume_ml`` is an area of 1 mm² (or 1 pixel).
+    The report shows areas in mm², or in pixels where no image says its spacing; so does ``plane_unit`` of the summary.
 
     Args:
         items: mappings with ``case``, ``image``, ``label`` and ``patient``, as ``medseg3d.images`` gives them.
@@ -70,7 +73,8 @@ def evaluate_masks2d(
     folder = absolute(prediction_dir)
     target = absolute(output_dir) if output_dir else folder
     scoring = _overlapping(labels) if multi_label else make_scoring(labels, {}, other_labels="background")
-    cases, problems = [], []
+    cases: list[EvaluationCase] = []
+    problems: list[Problem] = []
     pixels_alone = 0
     for item in items:
         case = str(item["case"])
@@ -87,7 +91,7 @@ def evaluate_masks2d(
         problems.append(Problem("", "no-spacing", text, severity="note"))
     summary = run_evaluation(
         cases,
-        scoring=scoring,
+        scoring=replace(scoring, plane_unit="px" if pixels_alone == len(cases) else "mm"),
         output_dir=target,
         name=name or method_name(folder),
         problems=problems,
@@ -118,7 +122,7 @@ def _pair(
     if missing:
         raise CaseError(f"{', '.join(missing)}: no such file in {folder}. Segment the image, too.")
     if multi_label:
-        return _coded(read_layers(item["label"], labels)), _coded(read_layers(files, labels))
+        return _coded_pair(item["label"], files, labels, ignore_index=ignore_index)
     truth = read_mask(item["label"], ids=labels.values(), ignore=ignore_index).pixels
     found = read_mask(files[0], ids=labels.values()).pixels
     if truth.shape != found.shape:
@@ -126,6 +130,18 @@ def _pair(
     if ignore_index is not None:
         counted = truth != ignore_index
         truth, found = truth * counted, found * counted
+    return truth, found
+
+
+def _coded_pair(
+    label: str | Sequence[str], files: Sequence[Path], labels: Mapping[str, int], *, ignore_index: int | None
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Reference and prediction of labels that may overlap; of the reference there may be a label map instead."""
+    truth, found = _coded(read_layers(label, labels, ignore_index=ignore_index)), _coded(read_layers(files, labels))
+    if truth.shape != found.shape:
+        raise CaseError(f"{files[0].name} has {_by(found.shape)} pixels, the reference {_by(truth.shape)}.")
+    if ignore_index is not None and isinstance(label, str):
+        found = found * (read_mask(label).pixels != ignore_index)
     return truth, found
 
 
@@ -143,7 +159,9 @@ def _overlapping(labels: Mapping[str, int]) -> Scoring:
     regions = tuple(
         Region(name, tuple(code for code in combinations if code >> place & 1)) for place, name in enumerate(order)
     )
-    return Scoring(regions=regions, labels={f"combination {code}": code for code in combinations})
+    held = {code: [name for place, name in enumerate(order) if code >> place & 1] for code in combinations}
+    names = {" + ".join(some) if len(some) > 1 else f"{some[0]} alone": code for code, some in held.items()}
+    return Scoring(regions=regions, labels=names)
 
 
 def _as_slices(

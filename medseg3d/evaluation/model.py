@@ -73,6 +73,8 @@ class Scoring:
             probabilities linearly.
         other_labels: what to do with ids that are not in ``labels``.
         calibration: also read ``<case>_probability.nii.gz`` beside the prediction, a channel a label id.
+        plane_unit: of 2D images, written as slices 1 mm thick: what their distances are in, ``px`` where none says its
+            spacing. Reports then show areas. Empty for volumes.
     """
 
     regions: tuple[Region, ...]
@@ -83,6 +85,16 @@ class Scoring:
     resample: bool = False
     other_labels: Literal["refuse", "background"] = "refuse"
     calibration: bool = False
+    plane_unit: Literal["", "mm", "px"] = ""
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The regions that a mean over labels is over: those that are one label, since unions would count voxels twice.
+
+        All of them where none is: labels that overlap are scored as unions of their combinations.
+        """
+        own = tuple(region.name for region in self.regions if region.ids == (self.labels.get(region.name),))
+        return own or tuple(region.name for region in self.regions)
 
 
 @dataclass(frozen=True)

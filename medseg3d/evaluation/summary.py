@@ -71,6 +71,7 @@ def build_summary(
         "failed": {result.case.case: result.failed.message for result in results if result.failed},
         "regions": [{"name": region.name, "ids": list(region.ids)} for region in scoring.regions],
         "tolerance_mm": _tolerances(scoring),
+        "plane_unit": scoring.plane_unit,
         "headline": headline,
         "labels": labels,
         "dataset": _dataset([result.counts for result in scored if result.counts is not None], scoring),
@@ -181,7 +182,7 @@ def _agreement(table: pd.DataFrame, options: Mapping[str, Any]) -> dict[str, Any
 
 def _headline(table: pd.DataFrame, scoring: Scoring, options: Mapping[str, Any]) -> dict[str, Any]:
     """Mean Dice over the labels, each label's being the mean over its cases; regions would count voxels twice."""
-    of_labels = table[table.label.isin(scoring.labels)]
+    of_labels = table[table.label.isin(scoring.averaged)]
     wide = of_labels.pivot(index=["case", "patient"], columns="label", values="dice")
     means = wide.mean().dropna()
     interval = None
@@ -210,7 +211,7 @@ def _tolerances(scoring: Scoring) -> dict[str, float]:
 def _dataset(counts: Sequence[DatasetCounts], scoring: Scoring) -> dict[str, Any]:
     total = sum(counts, start=DatasetCounts.empty(scoring.regions))
     iou, dice = total.iou, total.dice
-    known = [iou[name] for name in scoring.labels if name in iou and not math.isnan(iou[name])]
+    known = [iou[name] for name in scoring.averaged if not math.isnan(iou[name])]
     names = {label_id: name for name, label_id in scoring.labels.items()}
     return {
         "miou": json_number(float(np.mean(known))) if known else None,

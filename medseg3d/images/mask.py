@@ -24,7 +24,8 @@ def read_mask(path: str | Path | ImageRef, *, ids: Collection[int] | None = None
     """Read a label map: ``pixels`` are label ids, uint8, or int32 where they exceed 255.
 
     A palette's indices are the ids (as in Pascal VOC), and equal colour channels count as one. Where there is one
-    label, black and white (0 and 255, or two colours of a 1-bit file) means background and it. A JPEG blurs what it
+    label, black and white (0 and 255, or two colours of a 1-bit file) means background and it, unless 255 is an id or
+    ignored. A JPEG blurs what it
     stores: it is taken for black and white, cut at half, and refused where there are several labels.
 
     Args:
@@ -45,7 +46,8 @@ def read_mask(path: str | Path | ImageRef, *, ids: Collection[int] | None = None
                 f"{ref}: a JPEG changes the numbers it stores, so it cannot hold several labels: write PNG."
             )
         values = np.where(values > 127, np.uint8(255), np.uint8(0))
-    if single and ids is not None and not np.isin(values, (0, 255), invert=True).any() and 255 not in ids:
+    black_and_white = not np.isin(values, (0, 255), invert=True).any() and 255 not in (*(ids or ()), ignore)
+    if single and ids is not None and black_and_white:
         values = np.where(values == 255, *_as_type(next(iter(ids))))
     if ids is not None:
         _refuse_unknown(values, {0, *ids, *(() if ignore is None else (ignore,))}, ref)

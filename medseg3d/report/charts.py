@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from medseg3d.report.colours import Palette
-from medseg3d.report.words import metric_text
+from medseg3d.report.words import Units, metric_text, units_of
 
 __all__ = ["calibration_chart", "case_columns", "confusion_chart", "line_chart", "training_charts"]
 
@@ -34,6 +34,7 @@ def case_columns(cases: pd.DataFrame, summary: Mapping[str, Any], palette: Palet
         not defined, or ``"inf"``. ``status`` has a letter a case for each label: s, m(issed), x (spurious), e(mpty), or
         a blank where the case was not evaluated for it.
     """
+    units = units_of(summary)
     names = list(dict.fromkeys(cases["case"]))
     labels = list(summary.get("labels") or dict.fromkeys(cases["label"]))
     patients = cases.drop_duplicates("case").set_index("case")["patient"].reindex(names)
@@ -48,7 +49,8 @@ def case_columns(cases: pd.DataFrame, summary: Mapping[str, Any], palette: Palet
         "cases": names,
         "patients": [str(p) for p in patients],
         "labels": [{"name": label, "colour": palette.by_name.get(label, "#888888")} for label in labels],
-        "metrics": [_metric(m) for m in metrics],
+        "metrics": [_metric(m, units) for m in metrics],
+        "size": {"name": units.size_name, "unit": units.size},
         "status": {label: "".join(STATUS_LETTERS.get(s, " ") for s in rows[label]["status"]) for label in labels},
         "values": {m: {label: [_value(v) for v in rows[label][m]] for label in labels} for m in wanted},
         "agreement": {name: label.get("volume_agreement") for name, label in (summary.get("labels") or {}).items()},
@@ -59,8 +61,8 @@ def _unique(cases: pd.DataFrame) -> pd.DataFrame:
     return cases.drop_duplicates(["case", "label"])
 
 
-def _metric(key: str) -> dict[str, Any]:
-    text = metric_text(key)
+def _metric(key: str, units: Units) -> dict[str, Any]:
+    text = metric_text(key, units)
     return {"key": key, "title": text.title, "heading": text.heading, "unit": text.unit, "digits": text.digits,
             "share": text.better == "higher"}  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from medseg3d.report.evaluation_tables import (
     problem_table,
     subgroup_tables,
 )
-from medseg3d.report.files import Evaluation, read_evaluation
+from medseg3d.report.files import Evaluation, in_units, read_evaluation
 from medseg3d.report.page import render, write_page
 from medseg3d.report.panels import Panel, panel, read_grid
 from medseg3d.report.selection import Pick, pick_cases
 from medseg3d.report.tables import Cell, Column, Row, Table, amount, facts
 from medseg3d.report.verdict import evaluation_verdict
-from medseg3d.report.words import EMPTY_POLICY, METRICS, number
+from medseg3d.report.words import EMPTY_POLICY, METRICS, Units, number, units_of
 from medseg3d.statistics import FEW_PATIENTS
 
 __all__ = ["Picture", "evaluation_html", "write_evaluation_report"]
@@ -58,9 +58,13 @@ def write_evaluation_report(out_dir: str | Path) -> Path:
         UsageError: a file is missing, damaged or of another schema.
     """
     evaluation = read_evaluation(Path(out_dir))
+    units = units_of(evaluation.summary)
+    evaluation = in_units(evaluation, units)
     palette = palette_of(_regions(evaluation.summary))
-    picks = pick_cases(evaluation.cases)
+    picks = pick_cases(evaluation.cases, unit=units.size)
     panels, problems = _panels(evaluation.summary, [p.case for p in picks], palette)
+    if plane := evaluation.summary.get("plane_unit"):
+        panels = {case: _flat(shown, plane) for case, shown in panels.items()}
     html = evaluation_html(evaluation, palette, picks, panels, picture_problems=problems)
     return write_page(Path(out_dir) / "report.html", html)
 
@@ -73,11 +77,15 @@ def evaluation_html(
     *,
     picture_problems: Sequence[str] = (),
 ) -> str:
-    """The page as text. Pure: what is read from images comes in as ``panels``, by case."""
+    """The page as text. Pure: what is read from images comes in as ``panels``, by case.
+
+    Sizes in ``evaluation`` are in the units that are shown, see ``in_units``.
+    """
     summary, cases = evaluation.summary, evaluation.cases
+    units = units_of(summary)
     shown = [p for p in picks if p.case in panels]
     pictured = [p.case for p in shown]
-    pictures = [_picture(p, n, panels[p.case], cases, palette) for n, p in enumerate(shown)]
+    pictures = [_picture(p, n, panels[p.case], cases, palette, units) for n, p in enumerate(shown)]
     confusion = (summary.get("dataset") or {}).get("confusion")
     training = charts.training_charts(evaluation.training)
     view: dict[str, Any] = {
@@ -85,6 +93,8 @@ def evaluation_html(
         "kicker": _kicker(summary),
         "verdict": evaluation_verdict(summary),
         "label_table": label_table(summary, palette),
+        "size_name": units.size_name,
+        "planar": bool(summary.get("plane_unit")),
         "has_volumes": {"volume_ml", "reference_ml"} <= set(cases.columns),
         "pictures": pictures,
         "picture_note": picture_note(summary, picture_problems, shown=len(pictures)),
@@ -93,16 +103,16 @@ def evaluation_html(
         "few_patients": FEW_PATIENTS,
         "lesion_lead": _lesion_lead(summary),
         "lesion_summary": lesion_summary(summary, palette),
-        "lesion_table": lesion_table(evaluation.lesions, palette, pictured),
+        "lesion_table": lesion_table(evaluation.lesions, palette, pictured, units=units),
         "calibration": _calibration_facts(summary),
         "has_confusion": bool(confusion),
         "confusion_lead": _confusion_lead(summary),
-        "confusion_table": confusion_table(confusion),
+        "confusion_table": confusion_table(confusion, element=units.element),
         "subgroups": subgroup_tables(summary, palette),
         "case_table": case_table(cases, palette, list(summary.get("labels") or {}), pictured),
         "training": list(training),
         "problem_table": problem_table(summary),
-        "metrics": [m for m in METRICS if m.key in cases],
+        "metrics": [units.of(m) for m in METRICS if m.key in cases],
         "policy": EMPTY_POLICY,
         "provenance": provenance_facts(summary.get("provenance") or {}),
         "command": (summary.get("provenance") or {}).get("command") or "",
@@ -143,18 +153,24 @@ def _panels(summary: Mapping[str, Any], cases: Sequence[str], palette: Palette) 
     return panels, problems
 
 
-def _picture(pick: Pick, place: int, shown: Panel, cases: pd.DataFrame, palette: Palette) -> Picture:
+def _flat(shown: Panel, plane_unit: str) -> Panel:
+    """A panel of one plane: a 2D image has no surfaces and no sides of a patient."""
+    return replace(shown, payload={**shown.payload, "plane_unit": plane_unit, "surfaces": []})
+
+
+def _picture(pick: Pick, place: int, shown: Panel, cases: pd.DataFrame, palette: Palette, units: Units) -> Picture:
     rows = cases[cases["case"] == pick.case]
     return Picture(
         anchor("pictures", pick.case), anchor("case", pick.case), pick.case, pick.kind, pick.reason,
-        f"case-volume-{place}", shown.notes, own_table(f"own-{place}", rows, palette),
+        f"case-volume-{place}", shown.notes, own_table(f"own-{place}", rows, palette, units=units),
     )  # fmt: skip
 
 
-def own_table(table_id: str, rows: pd.DataFrame, palette: Palette) -> Table:
+def own_table(table_id: str, rows: pd.DataFrame, palette: Palette, *, units: Units) -> Table:
     """The scores of one case, the lowest Dice first; structures that neither side has are left out."""
     rows = rows[rows["status"] != "both_empty"].sort_values("dice", kind="stable")
-    columns = (Column("Structure"), Column("Dice", True), Column("HD95 (mm)", True), Column("ml", True))  # fmt: skip
+    distance = f"HD95 ({units.distance})"
+    columns = (Column("Structure"), Column("Dice", True), Column(distance, True), Column(units.size, True))
     tones: Mapping[str, Any] = {"missed": "bad", "spurious": "warn"}
     body = tuple(
         Row((
@@ -198,7 +214,7 @@ def _lesion_lead(summary: Mapping[str, Any]) -> str:
 
 def _confusion_lead(summary: Mapping[str, Any]) -> str:
     miou = (summary.get("dataset") or {}).get("miou")
-    lead = "Which structure is taken for which, over the voxels of all cases."
+    lead = f"Which structure is taken for which, over the {units_of(summary).element}s of all cases."
     return (
         lead if miou is None else f"{lead} Mean IoU with intersections and unions added up over cases: {number(miou)}."
     )
@@ -226,7 +242,8 @@ def _sections(view: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the navigation names: the sections that the template will show."""
     candidates = [
         ("verdict", "Verdict", True), ("structures", "Structures", True), ("distribution", "Distributions", True),
-        ("agreement", "Volumes", view["has_volumes"]), ("pictures", "Pictures", view["pictures"]),
+        ("agreement", f"{view['size_name'].capitalize()}s", view["has_volumes"]),
+        ("pictures", "Pictures", view["pictures"]),
         ("lesion-section", "Lesions", view["lesion_summary"] or view["lesion_table"]),
         ("calibration", "Calibration", view["calibration"]), ("confusion", "Confusion", view["has_confusion"]),
         ("subgroups", "Subgroups", view["subgroups"]), ("case-section", "Cases", True),

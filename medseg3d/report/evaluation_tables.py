@@ -10,7 +10,7 @@ import pandas as pd
 from medseg3d.report.colours import Palette
 from medseg3d.report.selection import case_scores
 from medseg3d.report.tables import Cell, Column, Row, Table, amount, cells
-from medseg3d.report.words import ci, interval, metric_text, number
+from medseg3d.report.words import Units, ci, interval, metric_text, number, units_of
 from medseg3d.statistics import FEW_PATIENTS
 
 __all__ = ["anchor", "case_table", "confusion_table", "label_table", "lesion_summary", "lesion_table", "problem_table",
@@ -38,6 +38,8 @@ def label_table(summary: Mapping[str, Any], palette: Palette) -> Table:
     if len(order) > MANY_LABELS:  # the reader should not have to search for what is worst
         order.sort(key=lambda name: (labels[name].get("dice_mean") is None, labels[name].get("dice_mean") or 0.0))
     level = f"{100 * (summary.get('headline') or {}).get('level', 0.95):g} %"
+    units = units_of(summary)
+    distance, size = f"HD95 ({units.distance})", f"{units.size_name.capitalize()} ({units.size})"
     columns = (
         Column("Structure"),
         Column("Scored", True, "Cases where both sides have the structure", "Cases"),
@@ -47,9 +49,9 @@ def label_table(summary: Mapping[str, Any], palette: Palette) -> Table:
         Column("Mean", True, f"Mean with its {level} confidence interval (CI) by bootstrap over patients", "Dice"),
         Column("Median", True, "Median with its quartiles (IQR)", "Dice"),
         Column("Mean", True, "Share of the surfaces within the tolerance, with its interval (CI)", "NSD"),
-        Column("Median", True, "Median with its quartiles (IQR); misses count as infinite", "HD95 (mm)"),
-        Column("Bias", True, "Mean of prediction minus reference, with the limits of agreement (LoA)", "Volume (ml)"),
-        Column("ICC", True, "Intraclass correlation of the volumes, with its interval (CI)", "Volume (ml)"),
+        Column("Median", True, "Median with its quartiles (IQR); misses count as infinite", distance),
+        Column("Bias", True, "Mean of prediction minus reference, with the limits of agreement (LoA)", size),
+        Column("ICC", True, f"Intraclass correlation of the {units.size_name}s, with its interval (CI)", size),
     )
     rows = tuple(_label_row(name, labels[name], summary, palette) for name in order)
     return Table("labels", columns, rows, shown=MANY_LABELS if len(rows) > MANY_LABELS + 5 else None,
@@ -61,7 +63,7 @@ def _label_row(name: str, label: Mapping[str, Any], summary: Mapping[str, Any], 
     dice, nsd, hd95 = (metrics.get(m) or {} for m in ("dice", "nsd", "hd95_mm"))
     agreement = label.get("volume_agreement") or {}
     tolerance = (summary.get("tolerance_mm") or {}).get(name)
-    at = "" if tolerance is None or nsd.get("mean") is None else f"\nat {tolerance:g} mm"
+    at = "" if tolerance is None or nsd.get("mean") is None else f"\nat {tolerance:g} {units_of(summary).distance}"
     limits = interval(agreement.get("limits_ml"), 2)
     return Row((
         Cell(name, colour=palette.by_name.get(name, "#888888"), href=f"#{anchor('distribution', name)}"),
@@ -179,19 +181,22 @@ def lesion_summary(summary: Mapping[str, Any], palette: Palette) -> Table | None
     return Table("lesion-summary", columns, rows)
 
 
-def lesion_table(lesions: pd.DataFrame, palette: Palette, pictured: Sequence[str]) -> Table | None:
+def lesion_table(
+    lesions: pd.DataFrame, palette: Palette, pictured: Sequence[str], *, units: Units | None = None
+) -> Table | None:
     """A row a lesion: missed ones first, the largest first; positions are links where the case has pictures."""
     if lesions.empty:
         return None
+    units = units or Units()
     kinds = {"missed": 0, "false_positive": 1, "matched": 2}
     size = lesions[["reference_ml", "predicted_ml"]].fillna(0.0).max(axis=1)
     order = lesions.assign(rank=lesions["kind"].map(kinds), size=size).sort_values(
         ["rank", "size"], ascending=[True, False]
     )
     columns = (
-        Column("Case"), Column("Structure"), Column("Found"), Column("Reference (ml)", True),
-        Column("Predicted (ml)", True), Column("Dice", True),
-        Column("Centre (mm)", help="RAS+: right, anterior, superior"),
+        Column("Case"), Column("Structure"), Column("Found"), Column(f"Reference ({units.size})", True),
+        Column(f"Predicted ({units.size})", True), Column("Dice", True),
+        Column(f"Centre ({units.distance})", help="RAS+: right, anterior, superior"),
     )  # fmt: skip
     rows = tuple(_lesion_row(row, palette, pictured) for _, row in order.iloc[:MAX_LESION_ROWS].iterrows())
     caption = (
@@ -215,7 +220,7 @@ def _lesion_row(row: pd.Series, palette: Palette, pictured: Sequence[str]) -> Ro
     ), data=" ".join([row["case"], *map(str, where)]) if shown else "")  # fmt: skip
 
 
-def confusion_table(confusion: Mapping[str, Any] | None, *, limit: int = 12) -> Table | None:
+def confusion_table(confusion: Mapping[str, Any] | None, *, limit: int = 12, element: str = "voxel") -> Table | None:
     """The most frequent confusions between different labels; None without a matrix."""
     if not confusion:
         return None
@@ -224,7 +229,7 @@ def confusion_table(confusion: Mapping[str, Any] | None, *, limit: int = 12) -> 
     columns = (
         Column("Reference"),
         Column("Predicted as"),
-        Column("Voxels", True),
+        Column(f"{element.capitalize()}s", True),
         Column("Share of the reference", True),
     )
     rows = tuple(
@@ -244,7 +249,7 @@ def subgroup_tables(summary: Mapping[str, Any], palette: Palette) -> list[tuple[
     columns = (
         Column("Group"), Column("Structure"), Column("n", True), Column("Mean", True, group="Dice"),
         Column("Median", True, group="Dice"), Column("Mean", True, group="NSD"),
-        Column("Median", True, group="HD95 (mm)"),
+        Column("Median", True, group=f"HD95 ({units_of(summary).distance})"),
     )  # fmt: skip
     for number_, (attribute, values) in enumerate((summary.get("subgroups") or {}).items()):
         rows = [

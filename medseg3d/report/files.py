@@ -6,15 +6,25 @@ import csv
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from medseg3d.errors import UsageError
+from medseg3d.report.words import Units
 
-__all__ = ["Comparison", "Evaluation", "read_comparison", "read_evaluation", "read_json", "read_table", "read_training"]
+__all__ = [
+    "Comparison",
+    "Evaluation",
+    "in_units",
+    "read_comparison",
+    "read_evaluation",
+    "read_json",
+    "read_table",
+    "read_training",
+]
 
 # What is text in the tables; every other column holds numbers.
 TEXT_COLUMNS = frozenset({"case", "patient", "label", "label_id", "status", "lesion", "kind", "metric", "a", "b"})
@@ -72,6 +82,31 @@ def read_evaluation(folder: Path) -> Evaluation:
     lesions = folder / "lesions.csv"
     table = read_table(lesions, made_by="medseg3d evaluate") if lesions.is_file() else pd.DataFrame()
     return Evaluation(folder, summary, cases, table, read_training(summary.get("run")))
+
+
+def in_units(evaluation: Evaluation, units: Units) -> Evaluation:
+    """The same evaluation with sizes, whose names end with ``_ml``, in the units that are shown."""
+    if units.per_ml == 1:
+        return evaluation
+    tables = [_in_units(table, units) for table in (evaluation.cases, evaluation.lesions)]
+    labels = {
+        name: label | {"volume_agreement": _agreement_in_units(label.get("volume_agreement"), units)}
+        for name, label in (evaluation.summary.get("labels") or {}).items()
+    }
+    return replace(evaluation, summary={**evaluation.summary, "labels": labels}, cases=tables[0], lesions=tables[1])
+
+
+def _in_units(table: pd.DataFrame, units: Units) -> pd.DataFrame:
+    return table.assign(**{name: table[name] * units.per_ml for name in table.columns if name.endswith("_ml")})
+
+
+def _agreement_in_units(agreement: Mapping[str, Any] | None, units: Units) -> Mapping[str, Any] | None:
+    def scaled(value: Any) -> Any:
+        if isinstance(value, list):
+            return [scaled(one) for one in value]
+        return None if value is None else value * units.per_ml
+
+    return agreement and {name: scaled(v) if name.endswith("_ml") else v for name, v in agreement.items()}
 
 
 def read_comparison(folder: Path) -> Comparison:

@@ -52,19 +52,19 @@ def _labels_only(cases: pd.DataFrame) -> pd.DataFrame:
     return cases[single] if single.any() else cases
 
 
-def pick_cases(cases: pd.DataFrame, *, worst: int = 3, best: int = 2) -> list[Pick]:
+def pick_cases(cases: pd.DataFrame, *, worst: int = 3, best: int = 2, unit: str = "ml") -> list[Pick]:
     """The worst, the median and the best cases by mean Dice; no case twice.
 
     Of the worst, one place is kept for the case that misses the most reference volume, since with many labels one
-    missed structure hardly moves the mean. Few cases are shared out, so that of two one is the best; a single one is
-    the only one. Cases where every label is empty on both sides are not shown.
+    missed structure hardly moves the mean; ``unit`` is what that is told in. Few cases are shared out, so that of two
+    one is the best; a single one is the only one. Cases where every label is empty on both sides are not shown.
     """
     scores = case_scores(cases)
     scores = scores[scores["dice"].notna()]
     ranked = list(scores.index)
     missing = scores[scores["missed"] > 0].sort_values("missed_ml", ascending=False, kind="stable")
     if len(ranked) == 1:
-        return [Pick(ranked[0], "only", _reason(scores.iloc[0]))]
+        return [Pick(ranked[0], "only", _reason(scores.iloc[0], unit))]
     worst = min(worst, len(ranked) // 2)
     low = ranked[:worst]
     if worst > 1 and len(missing) and missing.index[0] not in low:
@@ -74,14 +74,14 @@ def pick_cases(cases: pd.DataFrame, *, worst: int = 3, best: int = 2) -> list[Pi
     middle = sorted(rest, key=lambda case: abs(ranked.index(case) - centre))[: len(ranked) > 2]
     high = [case for case in reversed(rest) if case not in middle][:best]
     chosen = [*((c, "worst") for c in low), *((c, "median") for c in middle), *((c, "best") for c in high)]
-    return [Pick(case, kind, _reason(scores.loc[case])) for case, kind in chosen]
+    return [Pick(case, kind, _reason(scores.loc[case], unit)) for case, kind in chosen]
 
 
-def _reason(row: pd.Series) -> str:
+def _reason(row: pd.Series, unit: str) -> str:
     reason = f"mean Dice {number(row['dice'])}"
     if row["missed"]:
         structures = "structure" if row["missed"] == 1 else "structures"
-        reason += f", {row['missed']} {structures} missed ({number(row['missed_ml'], 1)} ml)"
+        reason += f", {row['missed']} {structures} missed ({number(row['missed_ml'], 1)} {unit})"
     if row["spurious"]:
         reason += f", {row['spurious']} spurious"
     return reason

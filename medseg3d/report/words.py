@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 __all__ = [
     "EMPTY_POLICY",
     "METRICS",
     "MetricText",
+    "Units",
     "ci",
     "count",
     "interval",
@@ -18,6 +19,7 @@ __all__ = [
     "number",
     "p_value",
     "quantity",
+    "units_of",
 ]
 
 NONE = "–"
@@ -99,14 +101,59 @@ EMPTY_POLICY: tuple[tuple[str, str], ...] = (
 _BY_KEY = {metric.key: metric for metric in METRICS}
 
 
-def metric_text(key: str) -> MetricText:
+@dataclass(frozen=True)
+class Units:
+    """What distances and sizes are shown in: volumes, or areas of 2D images.
+
+    Attributes:
+        distance: ``"mm"``, or ``"px"`` where no image says its spacing.
+        size: ``"ml"``, or of areas ``"mm²"`` or ``"px"``.
+        size_name: ``"volume"`` or ``"area"``.
+        element: ``"voxel"`` or ``"pixel"``.
+        per_ml: how many of ``size`` the files' millilitres are: a 2D image is a slice of 1 mm there.
+    """
+
+    distance: str = "mm"
+    size: str = "ml"
+    size_name: str = "volume"
+    element: str = "voxel"
+    per_ml: int = 1
+
+    def of(self, metric: MetricText) -> MetricText:
+        """The text of a metric in these units.
+
+        >>> units_of({"plane_unit": "mm"}).of(metric_text("reference_ml")).heading
+        'Reference area (mm²)'
+        """
+        if self.size == "ml":
+            return metric
+        unit = {"mm": self.distance, "ml": self.size}.get(metric.unit, metric.unit)
+        title = metric.title.replace("volume", "area").replace("Volume", "Area")
+        meaning = metric.meaning.replace("voxel", "pixel").replace("Volume", "Area")
+        meaning = meaning.replace("in millilitres", f"in {self.size}").replace("by area", "by length")
+        return replace(metric, unit=unit, title=title, meaning=meaning)
+
+
+def units_of(summary: Mapping[str, Any]) -> Units:
+    """The units of an evaluation, by ``plane_unit`` of its ``summary.json``."""
+    plane = summary.get("plane_unit")
+    if not plane:
+        return Units()
+    return Units(plane, "px" if plane == "px" else f"{plane}²", "area", "pixel", 1000)
+
+
+def metric_text(key: str, units: Units | None = None) -> MetricText:
     """The text of a metric; one that is not known here goes by its column's name.
 
     >>> metric_text("hd95_mm").heading
     'HD95 (mm)'
+    >>> metric_text("hd95_mm", units_of({"plane_unit": "px"})).heading
+    'HD95 (px)'
     >>> metric_text("bone_loss_mm").heading
     'Bone loss (mm)'
     """
+    if units is not None:
+        return units.of(metric_text(key))
     if key in _BY_KEY:
         return _BY_KEY[key]
     unit = next((u for u in ("mm", "ml") if key.endswith(f"_{u}")), "")

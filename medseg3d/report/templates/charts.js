@@ -122,8 +122,8 @@ Report.ready(async () => {
     const known = data.cases.map((_, i) => i).filter((i) => typeof ours[i] === "number" && typeof truth[i] === "number" && (ours[i] > 0 || truth[i] > 0));
     const layout = JSON.parse(JSON.stringify(charts.layout));
     Object.assign(layout, { height: 270, showlegend: false, shapes: [], annotations: [], margin: { l: 56, r: 14, t: 10, b: 46 } });
-    layout.xaxis.title.text = "mean (ml)";
-    layout.yaxis.title.text = "difference (ml)";
+    layout.xaxis.title.text = `mean (${data.size.unit})`;
+    layout.yaxis.title.text = `difference (${data.size.unit})`;
     Object.assign(layout.yaxis, { zeroline: true, zerolinecolor: "#9aa5b1" });
     const own = data.agreement[label];
     const line = (value, dash) => layout.shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, line: { color: INK, width: 1.2, dash } });
@@ -133,15 +133,15 @@ Report.ready(async () => {
     const missed = (i) => data.status[label][i] === "m" || data.status[label][i] === "x";
     return [[{
       type: "scatter", mode: "markers", x: known.map((i) => (ours[i] + truth[i]) / 2), y: known.map((i) => ours[i] - truth[i]),
-      customdata: known, text: known.map((i) => data.cases[i]), hovertemplate: "%{text}<br>mean %{x:.2f} ml, difference %{y:.2f} ml<extra></extra>",
+      customdata: known, text: known.map((i) => data.cases[i]), hovertemplate: `%{text}<br>mean %{x:.2f} ${data.size.unit}, difference %{y:.2f} ${data.size.unit}<extra></extra>`,
       marker: { color: colours.get(label), size: 7, symbol: known.map((i) => (missed(i) ? "x" : "circle")), line: { color: INK, width: 0.7 }, opacity: 0.85 },
     }], layout];
   }
 
   function agreementWords(own) {
     if (typeof own?.bias_ml !== "number") return "No bias: too few cases.";
-    const limits = own.limits_ml?.every((v) => v !== null) ? `, limits of agreement ${number(own.limits_ml[0], 2)} to ${number(own.limits_ml[1], 2)} ml` : "";
-    return `Bias ${number(own.bias_ml, 2)} ml${limits}`;
+    const limits = own.limits_ml?.every((v) => v !== null) ? `, limits of agreement ${number(own.limits_ml[0], 2)} to ${number(own.limits_ml[1], 2)} ${data.size.unit}` : "";
+    return `Bias ${number(own.bias_ml, 2)} ${data.size.unit}${limits}`;
   }
 
   async function drawAgreement() {
@@ -163,7 +163,7 @@ Report.ready(async () => {
     const isOpen = next?.classList.contains("detail");
     if (isOpen) { if (!open) next.remove(); return; }
     const index = data.cases.indexOf(row.dataset.key);
-    const shown = [...data.metrics.filter((m) => m.key !== "relative_volume_difference"), { key: "volume_ml", heading: "Volume (ml)", digits: 2 }, { key: "reference_ml", heading: "Reference (ml)", digits: 2 }].filter((m) => data.values[m.key]);
+    const shown = [...data.metrics.filter((m) => m.key !== "relative_volume_difference"), { key: "volume_ml", heading: `${data.size.name[0].toUpperCase()}${data.size.name.slice(1)} (${data.size.unit})`, digits: 2 }, { key: "reference_ml", heading: `Reference (${data.size.unit})`, digits: 2 }].filter((m) => data.values[m.key]);
     const head = make("tr", {}, make("th", { scope: "col" }, "Structure"), make("th", { scope: "col" }, ""), ...shown.map((m) => make("th", { scope: "col", class: "n" }, m.heading)));
     const body = data.labels.filter((label) => ![" ", "e"].includes(data.status[label.name][index])).map((label) => {
       const status = data.status[label.name][index];

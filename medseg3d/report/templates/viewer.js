@@ -1,5 +1,5 @@
 "use strict";
-// A case in three planes and as surfaces. Volumes are stored x fastest, in RAS+ order (medseg3d.report.panels).
+// A case in three planes and as surfaces; a 2D image, whose data names its `plane_unit`, in one. Volumes are stored x fastest, in RAS+ order (medseg3d.report.panels).
 Report.ready(async () => {
   const { make, number } = Report;
   // Radiological convention: the patient's right, or front, is on the viewer's left; the head, or the front, is up.
@@ -46,7 +46,8 @@ Report.ready(async () => {
     const shade = new Uint8ClampedArray(256);
     const reshade = () => data.image?.levels.forEach((value, i) => { shade[i] = (255 * (value - state.low)) / Math.max(1e-9, state.high - state.low); });
     const width = (p) => data.shape[p.across] * data.spacing[p.across], height = (p) => data.shape[p.down] * data.spacing[p.down];
-    const widest = Math.max(...PLANES.map(width));
+    const planes = data.plane_unit ? PLANES.slice(0, 1) : PLANES;
+    const widest = Math.max(...planes.map(width));
     const cell = (p, voxels, column, row) => voxels[state.at[p.axis] * step[p.axis] + (data.shape[p.across] - 1 - column) * step[p.across] + (data.shape[p.down] - 1 - row) * step[p.down]];
 
     function draw(canvas, p, name) {
@@ -121,23 +122,27 @@ Report.ready(async () => {
       context.setLineDash([]);
     }
 
-    function annotate(context, p, w, h, scale, left, top, sx, sy, ratio) {
+    function markOthers(context, p, w, h, left, top, sx, sy, ratio) {
       // Where the other planes cut: short ticks at the border, which hide nothing.
       const x = left + (data.shape[p.across] - 0.5 - state.at[p.across]) * sx, y = top + (data.shape[p.down] - 0.5 - state.at[p.down]) * sy;
       context.fillStyle = "#ffffffb0";
       for (const [a, b, c, d] of [[x, 0, 1.2, 7], [x, h - 7 * ratio, 1.2, 7], [0, y, 7, 1.2], [w - 7 * ratio, y, 7, 1.2]]) context.fillRect(a, b, c * ratio, d * ratio);
+    }
+
+    function annotate(context, p, w, h, scale, left, top, sx, sy, ratio) {
+      if (!data.plane_unit) markOthers(context, p, w, h, left, top, sx, sy, ratio);
       context.font = `600 ${11 * ratio}px system-ui, sans-serif`;
       context.textAlign = "center";
       context.textBaseline = "middle";
       const write = (text, tx, ty) => { context.lineWidth = 3 * ratio; context.strokeStyle = "#000c"; context.strokeText(text, tx, ty); context.fillStyle = "#fff"; context.fillText(text, tx, ty); };
       const [l, r, t, b] = p.sides, pad = 11 * ratio;
-      write(l, pad, h / 2); write(r, w - pad, h / 2); write(t, w / 2, pad); write(b, w / 2, h - pad);
+      if (!data.plane_unit) { write(l, pad, h / 2); write(r, w - pad, h / 2); write(t, w / 2, pad); write(b, w / 2, h - pad); }
       const third = w / scale / 3, power = 10 ** Math.floor(Math.log10(third)), mm = [5, 2, 1].map((n) => n * power).find((n) => n <= third);
       const length = mm * scale, x0 = w - length - 8 * ratio, y0 = h - 8 * ratio;
       context.fillStyle = "#000c"; context.fillRect(x0 - ratio, y0 - 2 * ratio, length + 2 * ratio, 4 * ratio);
       context.fillStyle = "#fff"; context.fillRect(x0, y0 - ratio, length, 2 * ratio);
       context.textAlign = "right";
-      write(`${mm} mm`, w - 8 * ratio, y0 - 10 * ratio);
+      write(`${mm} ${data.plane_unit || "mm"}`, w - 8 * ratio, y0 - 10 * ratio);
     }
 
     // ---- tools ---------------------------------------------------------------------------------------------------
@@ -212,7 +217,7 @@ Report.ready(async () => {
     });
     box.append(tools, legend, make("div", { class: "plane-heads" }, ...columns.map((name) => make("span", {}, ["image", "reference", "prediction"].includes(name) ? name.charAt(0).toUpperCase() + name.slice(1) : name))));
 
-    for (const p of PLANES) {
+    for (const p of planes) {
       const row = make("div", { class: "plane-row" });
       for (const name of columns) {
         const canvas = make("canvas", { tabindex: "0", role: "img", "aria-label": `${p.name} plane, ${name}, case ${data.case}` });
@@ -241,7 +246,8 @@ Report.ready(async () => {
       const output = make("output", {});
       slider.addEventListener("input", () => goTo(state.at.map((v, axis) => (axis === p.axis ? Number(slider.value) : v))));
       sliders.push([slider, output, p]);
-      box.append(row, make("div", { class: "plane-slider" }, make("span", {}, p.name), slider, output));
+      box.append(row);
+      if (!data.plane_unit) box.append(make("div", { class: "plane-slider" }, make("span", {}, p.name), slider, output));
     }
     goTo(data.centre);
     new ResizeObserver(() => requestAnimationFrame(redraw)).observe(box);
@@ -289,7 +295,7 @@ Report.ready(async () => {
         if (entries[0].isIntersecting) drawSurfaces().catch((error) => { target.replaceChildren(make("p", { class: "small" }, `The 3D view needs WebGL, which this browser does not offer (${error}).`)); });
         else if (target.data) Plotly.purge(target);
       }, { rootMargin: "200px" }).observe(side);
-    } else side.append(make("p", { class: "small" }, "Neither side has a structure: no surface."));
+    } else if (!data.plane_unit) side.append(make("p", { class: "small" }, "Neither side has a structure: no surface."));
 
     // Links from elsewhere on the page to a place in millimetres.
     article.goToMm = (mm) => goTo(indexAt(data.affine, mm));
