@@ -12,10 +12,11 @@ from ignite.metrics import Metric
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
+from numpy.typing import NDArray
 
 from medseg3d.engines.device import autocast
 from medseg3d.engines.parallel import bare_network
-from medseg3d.metrics import label_overlaps
+from medseg3d.metrics import dice, label_overlaps
 from medseg3d.options import flag
 from medseg3d.processes import summed_over_processes
 
@@ -31,10 +32,20 @@ class LabelDice(Metric):
 
     Args:
         labels: name → id of the foreground labels.
+        regions: name → ids of unions of labels, which are then scored in place of the labels.
+        ignore_label: id of voxels that nobody labelled: they count as background on both sides.
     """
 
-    def __init__(self, labels: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        labels: Mapping[str, int],
+        regions: Mapping[str, Sequence[int]] | None = None,
+        ignore_label: int | None = None,
+    ) -> None:
         self.labels = dict(labels)
+        self.regions = {name: tuple(ids) for name, ids in (regions or {}).items()}
+        self.names = list(self.regions or self.labels)
+        self.ignore_label = ignore_label
         super().__init__()
 
     def reset(self) -> None:
@@ -44,16 +55,22 @@ class LabelDice(Metric):
         """Take decollated results with ``pred`` and ``label`` maps of shape (1, *spatial)."""
         for result in output:
             reference, prediction = (result[key].cpu().numpy().astype(np.int16) for key in ("label", "pred"))
-            self.scores.append([o.dice for o in label_overlaps(reference, prediction, list(self.labels.values()))])
+            if self.ignore_label is not None:
+                ignored = reference == self.ignore_label
+                reference[ignored] = prediction[ignored] = 0
+            self.scores.append(self._dice(reference, prediction))
+
+    def _dice(self, reference: NDArray[np.int16], prediction: NDArray[np.int16]) -> list[float]:
+        if self.regions:
+            return [dice(np.isin(reference, ids), np.isin(prediction, ids)) for ids in self.regions.values()]
+        return [overlap.dice for overlap in label_overlaps(reference, prediction, list(self.labels.values()))]
 
     def label_means(self) -> dict[str, float]:
         """Mean Dice of each label over the cases that all processes have seen; NaN for a label that no case has."""
-        scores = np.array(self.scores, dtype=float).reshape(-1, len(self.labels))
+        scores = np.array(self.scores, dtype=float).reshape(-1, len(self.names))
         own = np.stack([np.nansum(scores, axis=0), (~np.isnan(scores)).sum(axis=0)])
         sums, counted = summed_over_processes(torch.from_numpy(own)).numpy()
-        return {
-            name: float(s / n) if n else float("nan") for name, s, n in zip(self.labels, sums, counted, strict=True)
-        }
+        return {name: float(s / n) if n else float("nan") for name, s, n in zip(self.names, sums, counted, strict=True)}
 
     def compute(self) -> float:
         means = [m for m in self.label_means().values() if not np.isnan(m)]

@@ -8,6 +8,7 @@ from medseg3d.inference.ensemble import Partner
 from medseg3d.inference.grid import ToImageGridd
 from medseg3d.inference.images2d import find_images
 from medseg3d.inference.postprocess import FillHolesd, KeepLargestComponentd, RemoveSmallComponentsd
+from medseg3d.inference.regions import ToLabelsd
 from medseg3d.inference.report import CaseResult, SegmentReport
 from medseg3d.inference.segmenter import Segmenter
 from medseg3d.inference.segmenter2d import Segmenter2d
@@ -28,6 +29,7 @@ __all__ = [
     "SlidingWindow",
     "TiledImage",
     "ToImageGridd",
+    "ToLabelsd",
     "WholeImage",
     "evaluate_detections",
     "find_cases",

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medseg3d.errors import GeometryError
 from medseg3d.geometry import check_affine
+from medseg3d.inference.regions import Regions, regions_on_grid
 
 __all__ = ["GridMap", "ToImageGridd", "image_grid", "labels_on_grid", "map_to_image_grid", "probabilities_on_grid"]
 
@@ -203,19 +204,25 @@ class ToImageGridd(MapTransform):
     """Turn logits on the preprocessed grid into a label mask on the grid of the image file.
 
     The mask is a MetaTensor of shape (1, x, y, z) with exactly the file's shape and affine, of the smallest unsigned
-    type, its values the channel numbers.
+    type, its values the channel numbers; or, with ``regions``, the ids that these paint.
 
     Args:
         keys: logits of shape (class, x, y, z), on the grid of ``image_key``.
         image_key: the preprocessed image, as loaded by ``LoadImaged``.
         allow_missing_keys: skip keys that are not there.
+        regions: name → ids, where channels are overlapping regions and not classes; see ``medseg3d.inference.regions``.
     """
 
     def __init__(
-        self, keys: KeysCollection = "pred", image_key: str = "image", allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection = "pred",
+        image_key: str = "image",
+        allow_missing_keys: bool = False,
+        regions: Regions | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.image_key = image_key
+        self.regions = regions or None
 
     def __call__(self, data: Any) -> dict[Any, Any]:
         """The same case with masks in place of logits.
@@ -234,13 +241,18 @@ class ToImageGridd(MapTransform):
                     f"the preprocessed image {'×'.join(map(str, image.shape[1:]))}."
                 )
             with torch.autocast(logits.device.type, enabled=False):  # where the caller left it on
-                labels = labels_on_grid(logits.float().softmax(dim=0), map_to_image_grid(image))
+                labels = self._labels(logits.float(), map_to_image_grid(image))
             meta = {
                 "filename_or_obj": image.meta.get("filename_or_obj", ""),
                 "original_affine": torch.as_tensor(affine),
             }
             case[key] = MetaTensor(labels[None], affine=torch.as_tensor(affine), meta=meta)
         return case
+
+    def _labels(self, logits: torch.Tensor, grid_map: GridMap) -> torch.Tensor:
+        if self.regions is None:
+            return labels_on_grid(logits.softmax(dim=0), grid_map)
+        return regions_on_grid(logits.sigmoid(), grid_map, self.regions)
 
 
 def _interpolate(volume: torch.Tensor, coordinate: NDArray[np.float64], axis: int) -> torch.Tensor:

@@ -99,6 +99,7 @@ class Segmenter:
         temperature: the logits are divided by it, after the mean: above 1 makes probabilities less certain.
         regions: name → ids of the overlapping regions that the network has a channel of, in their order; each is a
             sigmoid, and ``postprocessing`` makes labels of them. None for labels, of which a voxel has one.
+        file_labels: name → id in the masks, where ``postprocessing`` gives them others than the network's ``labels``.
         metadata: the bundle's ``metadata.json``, as its path or its content: name and version go into the sidecar.
         save_probability: also write ``<case>_probability.nii.gz``, a volume a channel.
         save_uncertainty: also write ``<case>_uncertainty.nii.gz``: entropy over the classes, 0 (sure) to 1 (even); of
@@ -128,6 +129,7 @@ class Segmenter:
         partners: Sequence[Partner] = (),
         temperature: float = 1.0,
         regions: Mapping[str, Sequence[int]] | None = None,
+        file_labels: Mapping[str, int] | None = None,
         metadata: Mapping[str, Any] | str | Path | None = None,
         save_probability: bool = False,
         save_uncertainty: bool = False,
@@ -150,6 +152,7 @@ class Segmenter:
             raise ConfigError(f"temperature is {temperature}; it divides logits, so it is a number above 0.")
         self.temperature = float(temperature)
         self.regions = dict(regions) if regions else None
+        self.mask_labels = dict(file_labels or labels)
         self.metadata = metadata
         self.save_probability = flag(save_probability, "save_probability")
         self.save_uncertainty = flag(save_uncertainty, "save_uncertainty")
@@ -257,7 +260,8 @@ class Segmenter:
         mask = checked_mask(data[self.pred_key], loaded.header)
         inference_seconds = time.perf_counter() - begin_inference
         volumes_ml = self._volumes_ml(mask, loaded.header)
-        findings = [*mask_findings(mask, self.labels), *image_findings(image)]
+        findings = [*mask_findings(mask, self.mask_labels), *image_findings(image)]
+        findings += getattr(loaded.data[self.image_key], "meta", {}).get("findings", ())  # as of missing channels
         write_maps(
             self.output_dir,
             name,
@@ -270,11 +274,11 @@ class Segmenter:
         )
         for kind in dicom_formats(self.formats):
             path = dicom_mask_path(self.output_dir, name, kind)
-            findings += write_dicom_mask(path, mask, image, kind, labels=self.labels, origin=self._origin)
+            findings += write_dicom_mask(path, mask, image, kind, labels=self.mask_labels, origin=self._origin)
         sidecar = {
             "case": name,
             "source": source_of(image),
-            "labels": self.labels,
+            "labels": self.mask_labels,
             "volume_ml": volumes_ml,
             **self._worth(pooled.logits),
             **self._origin,
@@ -362,9 +366,9 @@ class Segmenter:
         return self.postprocessing({**data, self.pred_key: logits.cpu()})
 
     def _volumes_ml(self, mask: NDArray[Any], header: ImageHeader) -> dict[str, float]:
-        counts = np.bincount(mask.ravel(), minlength=max(self.labels.values()) + 1)
+        counts = np.bincount(mask.ravel(), minlength=max(self.mask_labels.values()) + 1)
         voxel_ml = voxel_volume_ml(header.affine_ras)
-        return {name: round(float(counts[label]) * voxel_ml, 6) for name, label in self.labels.items()}
+        return {name: round(float(counts[label]) * voxel_ml, 6) for name, label in self.mask_labels.items()}
 
     def _is_kept(self, name: str) -> bool:
         if self.overwrite or not all(path.is_file() for path in self._mask_paths(name)):
