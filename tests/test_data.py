@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.transforms import ClassesToIndicesd, Compose, EnsureTyped, Lambdad, RandGaussianNoised, RandScaleIntensityd
 
-from medseg3d.data import EpochSampler, SeededCacheDataset, training_loader
+from medseg3d.data import EpochSampler, SeededCacheDataset, default_workers, training_loader
 from medseg3d.spatial import RandSpatialPatchd
 
 CASES, SEEDS = st.integers(1, 12), st.integers(0, 5)
@@ -175,3 +175,17 @@ def test_any_number_of_workers_gives_the_same_batches():
 def test_epochs_differ():
     loaded = batches(0)
     assert not any(torch.equal(a["image"], b["image"]) for a, b in zip(loaded[:4], loaded[4:], strict=True))
+
+
+def test_samples_carry_their_seed_for_what_is_drawn_later():
+    data = dataset()
+    assert data[2, 9]["sample_seed"] == data[3, 9]["sample_seed"] != data[2, 10]["sample_seed"]
+    assert data[2, 9]["sample_seed"] != dataset(seed=1)[2, 9]["sample_seed"]
+    loaded = batches(0)[0]["sample_seed"]
+    assert loaded.dtype == torch.int64
+    assert loaded.shape == (2,)
+
+
+def test_workers_read_patches_beside_a_gpu_alone():
+    assert default_workers("cpu") == default_workers(torch.device("cpu")) == 0
+    assert 1 <= default_workers("cuda:0") <= 8

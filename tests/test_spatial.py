@@ -14,7 +14,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.distance import pdist
 
 from medseg3d.errors import UsageError
-from medseg3d.spatial import RandSpatialPatchd, bspline_basis, rotation_matrix
+from medseg3d.spatial import RandSpatialPatchd, bspline_basis, rotation_matrix, thin_axes
 
 SHAPE = (26, 22, 20)
 EVERYTHING = {
@@ -354,3 +354,62 @@ def test_bspline_is_smooth_from_point_to_point():
 def test_controls_of_unit_deviation_displace_by_unit_deviation():
     controls = np.random.default_rng(0).normal(size=(7, 20000))
     np.testing.assert_allclose((bspline_basis(30, 4.0) @ controls).std(axis=1), 1, rtol=0.03)
+
+
+# nnU-Net's probabilities and its dummy 2D -----------------------------------------------------------------------------
+
+
+def test_turning_and_scaling_have_probabilities_of_their_own():
+    options = {"rotate_range": (0.5, 0.5, 0.5), "scale_range": 0.4, "rotate_prob": 0.2, "scale_prob": 0.4}
+    transform, data = patcher((5, 5, 5), foreground_prob=1.0, **options), sample(box())
+    turned = scaled = 0
+    for _ in range(500):
+        where = transform(data)["image"].numpy()
+        step = where[:, 3, 2, 2] - where[:, 2, 2, 2]
+        turned += np.abs(step[1:]).max() > 1e-3
+        scaled += abs(np.linalg.norm(step) - 1) > 1e-3
+    # Four standard deviations of 500 draws: 36 and 44.
+    assert abs(turned - 100) < 36
+    assert abs(scaled - 200) < 44
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_few_slices_are_turned_scaled_and_bent_only_in_their_plane(axis):
+    size = [16, 16, 16]
+    size[axis] = 5  # 16 / 5 is more than three
+    options = EVERYTHING | {"flip_axes": (), "foreground_prob": 1.0}
+    data, plane = sample(box()), [a for a in range(3) if a != axis]
+    for seed in range(5):
+        where = patcher(tuple(size), seed=seed, spacing=(1.0, 1.0, 4.0), **options)(data)["image"].numpy()
+        depth = np.moveaxis(where[axis], axis, 0)
+        inside = np.moveaxis((where > 0).all(axis=0), axis, 0)
+        for slice_, visible in zip(depth, inside, strict=True):
+            values = slice_[visible]
+            assert values.size == 0 or np.ptp(values) < 1e-3
+            assert values.size == 0 or abs(values[0] - round(float(values[0]))) < 1e-3
+        assert np.abs(np.diff(where[plane[0]], axis=plane[1])).max() > 0.01
+
+
+def test_whether_slices_stay_in_their_plane_can_be_said():
+    assert patcher((16, 16, 5), in_plane=False).thin == set()
+    assert patcher((16, 16, 15), in_plane=True).thin == {2}
+    assert patcher((16, 1, 15), in_plane=False).thin == {1}
+    assert patcher((16, 16, 16), in_plane=True).thin == set()
+
+
+@pytest.mark.parametrize(("size", "thin"), [((48, 16, 48), set()), ((49, 16, 48), {1}), ((1, 1, 9), {0, 1})])
+def test_an_axis_is_thin_below_a_third(size, thin):
+    assert thin_axes(size) == thin
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([(10, 9, 8), (30, 9, 24), (26, 22, 1)]))
+def test_a_crop_and_a_read_that_changes_nothing_agree(seed, size):
+    """The two ways to a patch: cut out, and interpolated with a turn that is none worth speaking of."""
+    options = {"flip_axes": (0, 1, 2), "padding_value": -1.0}
+    label = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+    image = np.random.default_rng(1).normal(size=(2, *SHAPE)).astype(np.float32)
+    cut = patcher(size, seed=seed, **options)(sample(label, image))
+    read = patcher(size, seed=seed, rotate_range=(1e-7,) * 3, **options)(sample(label, image))
+    assert torch.equal(cut["label"], read["label"])
+    torch.testing.assert_close(cut["image"], read["image"], atol=1e-3, rtol=1e-3)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from medseg3d.augmentation.base import ChannelTransform, Range, require_range, uniform
 from medseg3d.spatial import rotation_matrix, thin_axes
 
-__all__ = ["BiasField", "Ghosting", "Motion", "Spike", "bias_field", "ghosted", "moved", "spiked"]
+__all__ = ["BiasField", "Ghosting", "Motion", "Spike", "bias_field", "ghosted", "moved", "repositioned", "spiked"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ def moved(channel: torch.Tensor, matrices: Sequence[NDArray], *, times: NDArray,
     size = channel.shape[axis]
     bounds = [0, *(round(t * size) for t in times), size]
     middle = next(i for i, end in enumerate(bounds[1:]) if size // 2 < end)
-    images = [_resampled(channel, matrix) for matrix in matrices]
+    images = [repositioned(channel, matrix) for matrix in matrices]
     images.insert(middle, channel)
     spectrum = torch.zeros(channel.shape, dtype=torch.complex64, device=channel.device)
     for image, first, last in zip(images, bounds, bounds[1:], strict=False):
@@ -167,17 +167,16 @@ def spiked(channel: torch.Tensor, frequency: Sequence[int], *, intensity: float)
     return channel + height * phase.cos()
 
 
-def _resampled(channel: torch.Tensor, matrix: NDArray) -> torch.Tensor:
-    """Read at ``matrix`` @ place, places in voxels from the middle; outside is the smallest value."""
-    half = (np.array(channel.shape) - 1) / 2
-    # affine_grid counts axes from the last, and places from -1 to 1 between the outermost voxels.
-    scale = np.maximum(half, 0.5)
-    normal = np.column_stack([matrix[:, :-1] * scale / scale[:, None], matrix[:, -1] / scale])
-    reverse = normal[::-1, [*range(channel.ndim - 1, -1, -1), channel.ndim]].copy()
-    theta = torch.as_tensor(reverse, dtype=channel.dtype, device=channel.device)[None]
-    grid = functional.affine_grid(theta, [1, 1, *channel.shape], align_corners=True)
+def repositioned(channel: torch.Tensor, matrix: NDArray) -> torch.Tensor:
+    """Read linearly at ``matrix`` @ (place, 1), places in voxels from the middle; outside is the smallest value."""
+    # affine_grid counts axes from the last, and places from -1 to 1 between the outer faces.
+    half = np.array(channel.shape) / 2
+    relative = np.column_stack([matrix[:, :-1] * half / half[:, None], matrix[:, -1] / half])
+    reverse = relative[::-1, [*range(channel.ndim - 1, -1, -1), channel.ndim]].copy()
+    theta = torch.as_tensor(reverse, dtype=channel.dtype, device=channel.device)
+    grid = functional.affine_grid(theta[None], [1, 1, *channel.shape], align_corners=False)
     low = channel.min()
-    return functional.grid_sample((channel - low)[None, None], grid, align_corners=True)[0, 0] + low
+    return functional.grid_sample((channel - low)[None, None], grid, align_corners=False)[0, 0] + low
 
 
 def _encoding_axis(channel: torch.Tensor, random: np.random.Generator) -> int:
