@@ -8,7 +8,7 @@
 from medseg3d.images.build import Split, build_image_list
 from medseg3d.images.check import ImageReport, check_image_list
 from medseg3d.images.image import Image2D, count_pages, read_image
-from medseg3d.images.items import testing_items, training_items, validation_items
+from medseg3d.images.items import evaluation_items, testing_items, training_items, validation_items
 from medseg3d.images.mask import read_mask
 from medseg3d.images.model import Box, ImageItem, ImageList, ImageRef
 from medseg3d.images.reading import is_image_list, read_image_list, write_image_list
@@ -24,6 +24,7 @@ __all__ = [
     "build_image_list",
     "check_image_list",
     "count_pages",
+    "evaluation_items",
     "is_image_list",
     "read_image",
     "read_image_list",

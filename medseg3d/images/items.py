@@ -12,7 +12,7 @@ from medseg3d.datalist.items import ALL_FOLDS, with_folds
 from medseg3d.images.model import ImageItem, ImageList, as_datalist
 from medseg3d.images.reading import read_image_list
 
-__all__ = ["known_ids", "testing_items", "training_items", "validation_items"]
+__all__ = ["evaluation_items", "known_ids", "testing_items", "training_items", "validation_items"]
 
 
 def training_items(path: str | Path, *, fold: int, folds: int = 5, seed: int = 0) -> list[dict[str, Any]]:
@@ -57,6 +57,15 @@ def testing_items(path: str | Path) -> list[dict[str, Any]]:
 
 
 testing_items.__test__ = False  # type: ignore[attr-defined]  # pytest collects names that begin with "test"
+
+
+def evaluation_items(path: str | Path, *, fold: int) -> list[dict[str, Any]]:
+    """What a training is judged by: the testing images whose truth is known, or the held-out fold where there are none.
+
+    Errors are those of ``training_items``.
+    """
+    known = [item for item in testing_items(path) if "label" in item or "boxes" in item]
+    return known or validation_items(path, fold=fold)
 
 
 def known_ids(images: ImageList) -> dict[str, frozenset[int]] | None:

@@ -14,6 +14,7 @@ from medseg3d.images import (
     ImageItem,
     ImageList,
     ImageRef,
+    evaluation_items,
     is_image_list,
     read_image_list,
     testing_items,
@@ -141,6 +142,13 @@ def test_items_of_classes(tmp_path):
     assert testing_items(path) == [{"case": "z", "patient": "z", "image": "/data/z.png"}]
     with pytest.raises(UsageError, match="has no fold 7: there are 0, 1"):
         training_items(path, fold=7)
+
+
+def test_a_training_is_judged_by_the_testing_images_whose_truth_is_known(tmp_path):
+    assert [i["case"] for i in evaluation_items(written(tmp_path, classes()), fold=0)] == ["x"]  # z has no class
+    known = classes(testing=(item("z"), item("w", classes=("cat",))))
+    assert [i["case"] for i in evaluation_items(written(tmp_path, known), fold=0)] == ["w"]
+    assert evaluation_items(written(tmp_path, classes()), fold=-1) == []
 
 
 def test_items_of_several_classes_are_vectors(tmp_path):
