@@ -21,7 +21,8 @@ from medseg3d.resampling import resampled_onto, share_outside
 
 __all__ = ["Coregistered", "companions_of", "modality_code", "onto_grid", "read_coregistered", "value_outside"]
 
-SUV_UNIT = "GML"  # g/ml of the decay-corrected dose a gram of body: SUV by body weight
+# SUV by body weight: as the attribute Units has it (PS3.3 C.8.9.1.1.3), and as real-world maps have it (PS3.16 CID 85).
+SUV_UNITS = ("GML", "g/ml{SUVbw}", "{SUVbw}g/ml")
 # What people call them, and DICOM's codes.
 ALIASES = {"PET": "PT", "MRI": "MR"}
 # From this share of voxels on that a companion does not cover, a reader should know.
@@ -134,8 +135,8 @@ def _not_one(modality: str, stacks: Sequence[Stack]) -> Finding:
 
 def _fit(stack: Stack, other: Stack) -> list[Finding]:
     modality, unit = other.series.modality, other.series.unit
-    if modality == "PT" and unit != SUV_UNIT:
-        what = f"The PET is in {unit or 'no unit'}, not in SUV ({SUV_UNIT}): its numbers mean something else."
+    if modality == "PT" and unit not in SUV_UNITS:
+        what = f"The PET is in {unit or 'no unit'}, not in SUV by body weight (GML): its numbers mean something else."
         return [Finding("not_suv", "refusal", what, "Export it in SUV by body weight, or convert it.")]
     if stack.grid is None or other.grid is None:
         raise DicomError("Stacks without a grid are never companions.")
