@@ -29,6 +29,7 @@ SUBMODULES = (
     "metrics",
     "networks",
     "phantom",
+    "plan",
     "report",
     "statistics",
     "transforms",

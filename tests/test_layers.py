@@ -18,8 +18,8 @@ HEAVY = {"torch", "monai", "ignite", "torchio", "torchvision"}
 
 # The command line, the importer and the data list answer without the deep-learning stack; what only computes on arrays
 # never needs it at all.
-LIGHT = ("cli", "datalist", "dicom", "errors", "evaluation", "geometry", "images", "metrics", "report", "statistics",
-         "volume")  # fmt: skip
+LIGHT = ("cli", "datalist", "dicom", "errors", "evaluation", "geometry", "images", "metrics", "plan", "report",
+         "statistics", "volume")  # fmt: skip
 NEVER = ("errors", "geometry", "images", "metrics", "report", "statistics", "volume")
 
 

@@ -24,6 +24,7 @@ from medseg3d.cli import (
     evaluate,
     evaluate_images,
     phantom,
+    plan,
     segment,
 )
 from medseg3d.errors import MedsegError
@@ -42,6 +43,7 @@ app.command("demo")(demo.demo)
 app.command("phantom")(phantom.phantom)
 app.add_typer(datalist.app, name="datalist")
 app.add_typer(dicom.app, name="dicom")
+app.command("plan")(plan.plan)
 app.command("segment")(segment.segment)
 app.command("classify")(classify.classify)
 app.command("detect")(detect.detect)
