@@ -13,6 +13,7 @@ from types import ModuleType
 SUBMODULES = (
     "augmentation",
     "bundles",
+    "crossval",
     "data",
     "datalist",
     "demo",

@@ -17,6 +17,7 @@ from medseg3d.cli import (
     bundle,
     classify,
     compare,
+    crossval,
     datalist,
     demo,
     detect,
@@ -44,6 +45,7 @@ app.command("phantom")(phantom.phantom)
 app.add_typer(datalist.app, name="datalist")
 app.add_typer(dicom.app, name="dicom")
 app.command("plan")(plan.plan)
+app.command("crossval")(crossval.crossval)
 app.command("segment")(segment.segment)
 app.command("classify")(classify.classify)
 app.command("detect")(detect.detect)

@@ -1,0 +1,162 @@
+"""Every held-out case by the networks that have not seen it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from medseg3d.crossval.candidates import (
+    Candidate,
+    CaseRecord,
+    Structures,
+    all_candidates,
+    fingerprint,
+    predict_case,
+    read_record,
+)
+from medseg3d.crossval.configuration import EnsemblePart, ensemble_config, inference_config
+from medseg3d.crossval.corrections import LabelledCase
+from medseg3d.crossval.honesty import Sample
+from medseg3d.crossval.predictor import Predictor, parsed
+from medseg3d.crossval.study import Study
+from medseg3d.engines.training import require_unseen
+from medseg3d.geometry import voxel_volume_ml
+from medseg3d.volume import label_map, read_volume
+
+__all__ = ["Predictions", "predict_folds", "predict_out_of_fold", "samples_of"]
+
+Progress = Callable[[int, int], None]
+CANDIDATES = "candidates"
+
+
+class Predictions:
+    """What all candidates made of all held-out cases: small records in memory, label maps and samples on disk.
+
+    Attributes:
+        records: one a case.
+        candidates: that were tried.
+        structures: label or region → ids, in the order of the network's channels where these are regions.
+        exclusive: whether labels exclude each other.
+        flip_axes: configuration → number of axes it can be mirrored along.
+        folder: where the files are.
+    """
+
+    def __init__(self, study: Study, *, mirror: bool) -> None:
+        self.study = study
+        self.configs = {c.name: inference_config(study, c) for c in study.configurations}
+        regions = next(iter(self.configs.values())).get("regions") or {}
+        self.exclusive = not regions
+        self.structures: Structures = dict(regions) or {name: (i,) for name, i in study.labels.items()}
+        self.flip_axes = {name: len(config.get("flip_axes") or ()) for name, config in self.configs.items()}
+        can_mirror = mirror and any(self.flip_axes.values())
+        self.candidates: list[Candidate] = all_candidates(list(self.configs), can_mirror=can_mirror)
+        self.folder = study.output / CANDIDATES
+        self.records: list[CaseRecord] = []
+
+    def cases(self, candidate: Candidate) -> Callable[[], Any]:
+        """Reads references and a candidate's masks, case by case, as often as it is called."""
+        labels = {item["case"]: item["label"] for fold in self.study.folds for item in self.study.held_out(fold)}
+
+        def read() -> Any:
+            for record in self.records:
+                mask: Any = nibabel.load(self.folder / candidate.key / f"{record.case}.nii.gz")
+                reference = label_map(read_volume(Path(labels[record.case])))
+                voxels = np.asanyarray(mask.dataobj)
+                yield LabelledCase(record.case, reference, voxels, voxel_volume_ml(np.asarray(mask.affine)))
+
+        return read
+
+
+def predict_folds(
+    study: Study,
+    *,
+    mirror: bool = True,
+    device: str | None = None,
+    ignore_label: int | None = None,
+    progress: Progress | None = None,
+) -> Predictions:
+    """Predict each fold's held-out cases by each configuration's network of that fold, and score every candidate.
+
+    Cases that an earlier run with the same weights did are not done again. On disk, a candidate costs a compressed
+    label map a case, and all candidates together about 4,000 voxels' probabilities a case.
+
+    Args:
+        mirror: also try averaging over mirror images, where the bundle was trained on them.
+        device: None leaves it to the bundle.
+        ignore_label: id of reference voxels that do not count.
+
+    Raises:
+        CheckpointError: weights are missing, of another network, or were trained on a case that they should not know.
+        CaseError: a case cannot be read or predicted.
+    """
+    predictions = Predictions(study, mirror=mirror)
+    total = sum(len(study.held_out(fold)) for fold in study.folds)
+    for fold in study.folds:
+        items = study.held_out(fold)
+        predictors = {}
+        for configuration in study.configurations:
+            weights = study.run(configuration, fold).weights
+            require_unseen(weights, items)
+            config = predictions.configs[configuration.name]
+            predictors[configuration.name] = Predictor(config, bundle=study.bundle, weights=weights, device=device)
+        made_by = fingerprint(predictors, predictions.configs)
+        for item in items:
+            record = read_record(
+                predictions.folder, item["case"], made_by=made_by, candidates=predictions.candidates
+            ) or predict_case(
+                item,
+                fold=fold,
+                predictors=predictors,
+                candidates=predictions.candidates,
+                structures=predictions.structures,
+                made_by=made_by,
+                folder=predictions.folder,
+                ignore_label=ignore_label,
+            )
+            predictions.records.append(record)
+            if progress is not None:
+                progress(len(predictions.records), total)
+    return predictions
+
+
+def samples_of(predictions: Predictions, candidate: Candidate) -> list[Sample]:
+    """The voxels of every case that were kept for the calibration."""
+    samples = []
+    for record in predictions.records:
+        with np.load(predictions.folder / f"{record.case}.npz") as arrays:
+            samples.append(Sample(record.case, record.fold, arrays[candidate.key], arrays["truth"]))
+    return samples
+
+
+def predict_out_of_fold(
+    predictions: Predictions,
+    candidate: Candidate,
+    *,
+    corrections: Sequence[Mapping[str, Any]],
+    temperature: float,
+    output: Path,
+    uncertainty: bool = False,
+    device: str | None = None,
+) -> None:
+    """Masks and sidecars of every held-out case by what is chosen, made by the code that the shipped bundle runs.
+
+    Masks that are there from the same weights are kept: the caller removes those of another choice.
+
+    Raises:
+        CaseError: some case failed.
+    """
+    study = predictions.study
+    for fold in study.folds:
+        parts = [
+            EnsemblePart(name, predictions.configs[name], [str(study.folder / name / f"fold{fold}" / "best.pt")])
+            for name in candidate.configurations
+        ]
+        config = ensemble_config(parts, mirrored=candidate.mirrored, corrections=corrections, temperature=temperature)
+        config["dataset"]["data"] = study.held_out(fold)
+        config["evaluator"] |= {"overwrite": False, "save_uncertainty": uncertainty}
+        parser = parsed(config, bundle=study.bundle, device=device, output_dir=str(output))
+        parser.get_parsed_content("evaluator").segment().raise_for_failed()

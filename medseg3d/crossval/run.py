@@ -1,0 +1,275 @@
+"""From a planned study to a bundle: train, predict out of fold, choose, calibrate, evaluate, pack."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg3d.crossval.candidates import Candidate
+from medseg3d.crossval.choice import MIN_GAIN, CandidateScore, choose_candidate, score_candidates
+from medseg3d.crossval.corrections import RULE, Trial, choose_corrections, transforms_of
+from medseg3d.crossval.honesty import CONFIDENCE, Calibrated, Confidence, calibrate, judge_confidence
+from medseg3d.crossval.prediction import Predictions, predict_folds, predict_out_of_fold, samples_of
+from medseg3d.crossval.ship import Shipped, ship
+from medseg3d.crossval.study import Study
+from medseg3d.crossval.training import train_folds
+from medseg3d.datalist import read_datalist
+from medseg3d.errors import CheckpointError
+from medseg3d.evaluation import Summary, evaluate
+from medseg3d.files import write_json
+
+__all__ = ["CrossValidation", "cross_validate"]
+
+Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+SCHEMA = "medseg3d.crossval/1"
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What a cross-validation found.
+
+    Attributes:
+        scores: of every candidate.
+        chosen: the candidate that is shipped.
+        trials: of corrections; those with ``taken`` are shipped.
+        calibrated: temperature, and what it does.
+        confidence: how a case's confidence goes with its Dice.
+        summary: the evaluation of the out-of-fold masks.
+        shipped: the bundle.
+        report: ``STUDY/crossval/report.html``.
+    """
+
+    scores: tuple[CandidateScore, ...]
+    chosen: CandidateScore
+    trials: tuple[Trial, ...]
+    calibrated: Calibrated
+    confidence: Confidence
+    summary: Summary
+    shipped: Shipped
+    report: Path
+
+
+def cross_validate(
+    study: Study,
+    *,
+    train: bool = True,
+    jobs: int = 1,
+    devices: Sequence[str] = (),
+    device: str | None = None,
+    mirror: bool = True,
+    uncertainty: bool = False,
+    float16: bool = True,
+    workers: int = 1,
+    bar: Bar | None = None,
+) -> CrossValidation:
+    """Cross-validate a study; every stage takes up what an earlier, interrupted run has done.
+
+    Args:
+        train: False takes the ``best.pt`` that are there, finished or not.
+        jobs, devices: see ``train_folds``.
+        device: of predictions; None leaves it to the bundle.
+        mirror: also try averaging over mirror images.
+        uncertainty: write uncertainty maps of the out-of-fold masks.
+        float16: store the shipped weights in half precision.
+        workers: processes that score, at most; 0 for one a processor.
+        bar: gives a context with a function to call with what is done and all, for a description of the work.
+
+    Raises:
+        MedsegError: a training failed, weights are missing, or a case cannot be predicted.
+    """
+    bar = bar or _no_bar
+    if train:
+        with bar("Training") as progress:
+            train_folds(study, jobs=jobs, devices=devices, progress=progress)
+    _require_weights(study)
+    ignored = read_datalist(study.datalist).ignore_label
+    with bar("Predicting held-out cases") as progress:
+        predictions = predict_folds(study, mirror=mirror, device=device, ignore_label=ignored, progress=progress)
+    scores = score_candidates(predictions.records, predictions.candidates, flip_axes=predictions.flip_axes)
+    chosen = choose_candidate(scores)
+    candidate = chosen.candidate
+    trials = choose_corrections(
+        predictions.cases(candidate),
+        labels=study.labels,
+        structures=predictions.structures,
+        median_ml=_median_ml(predictions),
+    )
+    samples = samples_of(predictions, candidate)
+    calibrated = calibrate(samples, structures=predictions.structures, exclusive=predictions.exclusive)
+    masks = study.output / "predictions"
+    settings = {"candidate": candidate.key, "corrections": transforms_of(trials), "temperature": calibrated.temperature}
+    _clear_if_changed(masks, settings | {"uncertainty": uncertainty})
+    predict_out_of_fold(
+        predictions,
+        candidate,
+        corrections=transforms_of(trials),
+        temperature=calibrated.temperature,
+        output=masks,
+        uncertainty=uncertainty,
+        device=device,
+    )
+    summary = evaluate(
+        [item for fold in study.folds for item in study.held_out(fold)],
+        masks,
+        labels=study.labels,
+        regions={name: list(ids) for name, ids in study.regions.items() if name not in study.labels},
+        output_dir=study.output / "evaluation",
+        name=f"{study.folder.name}, {candidate.name}, out of fold",
+        workers=workers,
+    )
+    confidence = _confidence(masks, summary)
+    shipped = ship(
+        study,
+        predictions,
+        candidate,
+        corrections=transforms_of(trials),
+        temperature=calibrated.temperature,
+        evaluation=study.output / "evaluation",
+        float16=float16,
+    )
+    content = _content(study, scores, chosen, trials, calibrated, confidence, summary, shipped)
+    write_json(study.output / "crossval.json", content)
+    return CrossValidation(
+        tuple(scores), chosen, tuple(trials), calibrated, confidence, summary, shipped, _write_report(study.output)
+    )
+
+
+def _no_bar(description: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    return nullcontext(lambda done, total: None)
+
+
+def _require_weights(study: Study) -> None:
+    missing = [run for run in study.runs() if not run.weights.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} of {len(study.runs())} folds have no weights ({missing[0].name}: {missing[0].weights} is "
+            "not there). Let them be trained, or name those that are with --folds."
+        )
+
+
+def _median_ml(predictions: Predictions) -> dict[str, float]:
+    """Median volume of each structure over the references that have it."""
+    volumes = {
+        name: [record.reference_ml[name] for record in predictions.records if record.reference_ml[name] > 0]
+        for name in predictions.structures
+    }
+    return {name: float(np.median(values)) for name, values in volumes.items() if values}
+
+
+def _clear_if_changed(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Remove masks that were made with another choice: those of the same choice are kept by their weights."""
+    record = folder.with_name("predictions.json")
+    try:
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        earlier = None
+    if earlier != json.loads(json.dumps(settings)):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(record, settings)
+
+
+def _confidence(masks: Path, summary: Summary) -> Confidence:
+    dice: dict[str, list[float]] = {}
+    for score in summary.scores:
+        dice.setdefault(score.case, []).append(score.scores.dice)
+    said, got = [], []
+    for case, values in dice.items():
+        sidecar = json.loads((masks / f"{case}.json").read_text(encoding="utf-8"))
+        known = [value for value in values if not math.isnan(value)]
+        said.append(math.nan if sidecar["confidence"] is None else float(sidecar["confidence"]))
+        got.append(float(np.mean(known)) if known else math.nan)
+    return judge_confidence(said, got)
+
+
+def _content(
+    study: Study,
+    scores: Sequence[CandidateScore],
+    chosen: CandidateScore,
+    trials: Sequence[Trial],
+    calibrated: Calibrated,
+    confidence: Confidence,
+    summary: Summary,
+    shipped: Shipped,
+) -> dict[str, Any]:
+    """``crossval.json``: everything that the report says, in JSON's types."""
+    before, after = calibrated.mean_ece
+    return {
+        "schema": SCHEMA,
+        "study": study.folder.name,
+        "bundle": study.bundle.name,
+        "configurations": [configuration.name for configuration in study.configurations],
+        "folds": list(study.folds),
+        "cases": summary.content["cases"],
+        "mean_dice": _number(summary.mean_dice),
+        "dice": {name: _number(value) for name, value in summary.dice.items()},
+        "interval": summary.content["headline"].get("interval"),
+        "candidates": [_candidate(score, chosen.candidate) for score in scores],
+        "candidate_rule": f"From the cheapest to the dearest, one is taken where its mean Dice is {MIN_GAIN:g} better.",
+        "corrections": [_trial(trial) for trial in trials],
+        "correction_rule": RULE,
+        "calibration": {
+            "temperature": calibrated.temperature,
+            "temperature_by_fold": {str(fold): value for fold, value in calibrated.by_fold.items()},
+            "voxels": calibrated.voxels,
+            "log_loss": [_number(value) for value in calibrated.log_loss],
+            "mean_ece": [_number(before), _number(after)],
+            "ece": {name: [_number(value) for value in pair] for name, pair in calibrated.ece.items()},
+            "bins": calibrated.bins,
+            "error_auroc": _number(calibrated.error_auroc),
+        },
+        "confidence": {
+            "definition": CONFIDENCE,
+            "cases": confidence.cases,
+            "rank_correlation": _number(confidence.rank_correlation),
+            "poor_below": _number(confidence.poor_below),
+            "poor_auroc": _number(confidence.poor_auroc),
+            "quarters": [_number(value) for value in confidence.quarters],
+        },
+        "shipped": shipped.content(),
+        "provenance": {key: value for key, value in summary.content["provenance"].items() if key != "settings"},
+    }
+
+
+def _candidate(score: CandidateScore, chosen: Candidate) -> dict[str, Any]:
+    return {
+        "name": score.candidate.name,
+        "configurations": list(score.candidate.configurations),
+        "mirrored": score.candidate.mirrored,
+        "passes": score.passes,
+        "mean_dice": _number(score.mean_dice),
+        "dice": {name: _number(value) for name, value in score.dice.items()},
+        "chosen": score.candidate == chosen,
+    }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "kind": trial.correction.kind,
+        "label": trial.correction.label,
+        "min_volume_ml": trial.correction.min_volume_ml,
+        "before": trial.before,
+        "after": trial.after,
+        "better": list(trial.better),
+        "worse": list(trial.worse),
+        "worst_loss": trial.worst_loss,
+        "taken": trial.taken,
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _write_report(folder: Path) -> Path:
+    # Here, since figures take a second to import, and errors shall come before that.
+    from medseg3d.report.crossval import write_crossval_report
+
+    return write_crossval_report(folder)
