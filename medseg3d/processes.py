@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 
 from medseg3d.errors import UsageError
 
-__all__ = ["ProcessSampler", "own_share", "process_count", "process_rank", "summed_over_processes"]
+__all__ = ["ProcessSampler", "own_batch_size", "own_share", "process_count", "process_rank", "summed_over_processes"]
 
 
 def process_count() -> int:
@@ -52,6 +52,21 @@ class _Sum(torch.autograd.Function):
         return gradients[0] * process_count()
 
 
+def own_batch_size(batch_size: int) -> int:
+    """Samples that each process takes of a batch of all of them.
+
+    Raises:
+        UsageError: the batch cannot be split evenly.
+    """
+    count = process_count()
+    if batch_size % count:
+        raise UsageError(
+            f"batch_size is {batch_size}, and {count} processes train: each takes the same number of samples. "
+            f"Choose a multiple of {count} (such as {-(-batch_size // count) * count}), or another --nproc_per_node."
+        )
+    return batch_size // count
+
+
 class ProcessSampler(Sampler[Any]):
     """This process' part of every batch: the batches of all processes, put together by rank, are those of one process.
 
@@ -64,14 +79,7 @@ class ProcessSampler(Sampler[Any]):
     """
 
     def __init__(self, sampler: Sampler[Any], batch_size: int) -> None:
-        count = process_count()
-        if batch_size % count:
-            raise UsageError(
-                f"batch_size is {batch_size}, and {count} processes train: each takes the same number of samples. "
-                f"Choose a multiple of {count} ({batch_size - batch_size % count or count}, for example), or another "
-                "--nproc_per_node."
-            )
-        self.sampler, self.batch_size, self.own_batch_size = sampler, batch_size, batch_size // count
+        self.sampler, self.batch_size, self.own_batch_size = sampler, batch_size, own_batch_size(batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, counted from 0, that the next iteration draws."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
 __all__ = ["Run", "check_run", "current_run"]
+
+_PATIENCE_SECONDS = 15.0
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,8 @@ def check_run() -> None:
       the file of the configuration folder that has most ids in common; an id that this file does not define and
       nothing refers to counts as misspelt.
 
+    Of the processes that ``torchrun`` starts all check, and the first one says what it finds.
+
     Raises:
         ConfigError: one message with a line a problem. MONAI wraps it in a ``RuntimeError``, whose ``__cause__`` it is.
         SystemExit: instead, when the program is ``python -m monai.bundle`` (torchrun included), so that the message
@@ -57,6 +63,8 @@ def check_run() -> None:
     run = current_run()
     if _is_monai_bundle():
         sys.excepthook = _show_plainly
+    if not _is_first_process():
+        logging.disable(logging.WARNING)
     problems = _check(run)
     errors = errors_in(problems)
     for problem in problems:
@@ -83,6 +91,11 @@ def _is_monai_bundle() -> bool:
     return specification is not None and specification.name == "monai.bundle.__main__"
 
 
+def _is_first_process() -> bool:
+    """Whether this is the only process, or the first of those that ``torchrun`` has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _show_plainly(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """As ``sys.excepthook``: of an error meant for the user, which MONAI has wrapped, the message alone."""
     cause: BaseException | None = error
@@ -91,14 +104,25 @@ def _show_plainly(kind: type[BaseException], error: BaseException, traceback: Tr
     if cause is None:
         sys.__excepthook__(kind, error, traceback)
     else:
-        sys.stdout.flush()
-        sys.stderr.write(f"\nerror: {cause}\n")
+        _say(cause)
+
+
+def _say(error: BaseException) -> None:
+    """Write the message, of several processes with the same one once.
+
+    ``torchrun`` ends all processes as soon as one has failed: the others leave the first one time to say what is wrong,
+    and speak when they are still there, since it is wrong for them alone.
+    """
+    if not _is_first_process():
+        time.sleep(_PATIENCE_SECONDS)
+    sys.stdout.flush()
+    sys.stderr.write(f"\nerror: {error}\n")
+    sys.stderr.flush()
 
 
 def _refuse(error: ConfigError) -> None:
     if _is_monai_bundle():
-        sys.stdout.flush()
-        sys.stderr.write(f"\nerror: {error}\n")
+        _say(error)
         raise SystemExit(error.exit_status)
     raise error
 

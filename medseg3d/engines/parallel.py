@@ -11,7 +11,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from medseg3d.errors import UsageError
-from medseg3d.processes import process_count, process_rank
+from medseg3d.processes import own_batch_size, process_count
 
 __all__ = ["bare_network", "distribute", "join_processes", "leave_processes", "process_device"]
 
@@ -36,14 +36,15 @@ def process_device() -> torch.device:
     return torch.device("cuda", number)
 
 
-def join_processes(device: torch.device | str) -> None:
-    """Let the processes find each other. Only the first goes on logging what is no error.
+def join_processes(device: torch.device | str, *, batch_size: int) -> None:
+    """Let the processes find each other.
 
     Args:
         device: where this process trains; the processes talk through NCCL for GPUs, else through Gloo.
+        batch_size: samples in a batch of all processes together; looked at before any data is loaded.
 
     Raises:
-        UsageError: started without ``torchrun``.
+        UsageError: started without ``torchrun``, or the batch cannot be split evenly.
     """
     _require_torchrun()
     device = torch.device(device)
@@ -53,9 +54,8 @@ def join_processes(device: torch.device | str) -> None:
         # Gloo beside NCCL: numbers on the CPU are summed too.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, timeout=LONGEST_WAIT)
-    if process_rank():
-        logging.disable(logging.WARNING)
-    logger.info("%d processes train together; batch_size counts the samples of all of them.", process_count())
+    count, own = process_count(), own_batch_size(batch_size)
+    logger.info("%d processes train together, each on %d of the %d samples of a batch.", count, own, batch_size)
 
 
 def leave_processes() -> None:
