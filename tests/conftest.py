@@ -34,6 +34,27 @@ def phantom_datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def ct_pet_datalist(phantom_datalist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CT phantoms with a second channel, as a PET that sees each structure: 5 SUV in it, 1 around it."""
+    import json
+
+    import nibabel
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("phantom_ct_pet")
+    content = json.loads(phantom_datalist.read_text())
+    for item in content["training"] + content["testing"]:
+        label = nibabel.load(phantom_datalist.parent / item["label"])
+        suv = np.where(np.asanyarray(label.dataobj) > 0, 5, 1).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(suv, label.affine), folder / f"{item['case']}_pet.nii.gz")
+        ct = str(phantom_datalist.parent / item["image"])
+        item |= {"image": [ct, f"{item['case']}_pet.nii.gz"], "label": str(phantom_datalist.parent / item["label"])}
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(content | {"channels": ["CT", "PET"]}))
+    return path
+
+
+@pytest.fixture(scope="session")
 def mri_datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five small MRI phantoms to train on and one to segment."""
     from medseg3d.phantom import write_study

@@ -33,6 +33,13 @@ ORGANS |= {"lesion": 8}
 TENSOR_BUNDLES = [path for path in BUNDLES if path.name != "image_detection_2d"]
 VOLUME_BUNDLES = [path for path in BUNDLES if not path.name.startswith("image_")]
 
+# The fixture with phantoms that have a volume bundle's channels.
+PHANTOMS = {
+    "ct_organ_segmentation": "phantom_datalist",
+    "ct_pet_tumor_segmentation": "ct_pet_datalist",
+    "mri_hippocampus_segmentation": "mri_datalist",
+}
+
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 each_volume_bundle = pytest.mark.parametrize("bundle", VOLUME_BUNDLES, ids=lambda path: path.name)
 
@@ -44,7 +51,13 @@ def configs(bundle: Path, *names: str) -> list[str]:
 @pytest.fixture
 def study(request: pytest.FixtureRequest, bundle: Path) -> Path:
     """Small phantoms of the bundle's modality."""
-    return request.getfixturevalue("phantom_datalist" if bundle.name.startswith("ct") else "mri_datalist")
+    return request.getfixturevalue(PHANTOMS[bundle.name])
+
+
+def images_of(study: Path, item: dict[str, Any]) -> list[str]:
+    """The files of a case, one a channel."""
+    images = [item["image"]] if isinstance(item["image"], str) else item["image"]
+    return [str(study.parent / image) for image in images]
 
 
 def small(bundle: Path, datalist: Path, folder: Path) -> dict[str, Any]:
@@ -122,7 +135,7 @@ def test_properties_of_the_workflow_are_there(
 @each_volume_bundle
 def test_training_and_inference_prepare_images_alike(bundle: Path, study: Path, tmp_path: Path) -> None:
     item = json.loads(study.read_text())["testing"][0]
-    paths = {"image": str(study.parent / item["image"]), "label": str(study.parent / item["label"])}
+    paths = {"image": images_of(study, item), "label": str(study.parent / item["label"])}
     images = []
     for file, id_ in (("train", "validate::preprocessing"), ("inference", "preprocessing")):
         parser = ConfigParser()
@@ -167,7 +180,7 @@ def test_bundle_trains_evaluates_and_segments_a_phantom(
     again["weights"] = str(tmp_path / "run" / "best.pt")
     run(config_file=configs(bundle, "inference"), logging_file=False, **again)
     item = json.loads(study.read_text())["testing"][0]
-    image = nibabel.load(study.parent / item["image"])
+    image = nibabel.load(images_of(study, item)[0])
     mask = nibabel.load(tmp_path / "masks" / f"{item['case']}.nii.gz")
     assert mask.shape == image.shape
     assert np.array_equal(mask.affine, image.affine)
@@ -195,6 +208,7 @@ def test_export_to_torchscript_computes_the_same(bundle: Path, tmp_path: Path) -
     parser = ConfigParser()
     parser.read_config(configs(bundle, "inference"))
     parser["device"] = "cpu"
+    shape = [1, len(parser["channels"]), 32, 32, 32]
     network = parser.get_parsed_content("network_def").eval()
     torch.save(network.state_dict(), tmp_path / "model.pt")
     ckpt_export(
@@ -204,10 +218,10 @@ def test_export_to_torchscript_computes_the_same(bundle: Path, tmp_path: Path) -
         meta_file=str(bundle / "configs" / "metadata.json"),
         config_file=configs(bundle, "inference")[0],
         use_trace=True,  # scripting loses the deep supervision heads of DynUNet
-        input_shape=[1, 1, 32, 32, 32],
+        input_shape=shape,
     )
     exported = torch.jit.load(str(tmp_path / "model.ts"))
-    image = torch.randn(1, 1, 32, 32, 32)
+    image = torch.randn(shape)
     with torch.no_grad():
         assert torch.allclose(exported(image), network(image), atol=1e-4)
 
