@@ -9,8 +9,9 @@ import numpy as np
 
 from medseg3d.errors import UsageError
 from medseg3d.phantom.anatomy import paint_torso
+from medseg3d.phantom.brain import paint_brain
 from medseg3d.phantom.model import MIN_SIZE, Modality, PhantomCase, Size
-from medseg3d.phantom.scan import draw_scan, make_space, store
+from medseg3d.phantom.scan import draw_head_scan, draw_scan, make_space, store
 from medseg3d.phantom.tissue import ct_image, ct_tissue, mri_image, mri_tissue
 
 __all__ = ["check", "make_case"]
@@ -24,11 +25,11 @@ def make_case(
     The anatomy depends on ``(seed, index)`` alone: CT and MRI, and every ``size``, show the same torso.
 
     Args:
-        modality: ``"ct"`` or ``"mri"`` (T1-weighted).
+        modality: ``"ct"`` or ``"mri"`` (T1-weighted), of a torso; or ``"mri_tumor"``, a brain in four channels.
         seed: of the study, at least 0.
         index: of the case in the study, at least 0.
         size: voxels from left to right, back to front and foot to head; the stored order of axes differs by case.
-        lesions: whether livers may have a lesion; about six in ten then do.
+        lesions: whether livers may have a lesion (about six in ten then do), and brains a tumour.
 
     Raises:
         UsageError: an unknown modality, a negative number, or a size below ``MIN_SIZE``.
@@ -39,6 +40,9 @@ def make_case(
     """
     size = check(modality, seed, index, size)
     rng_scan, rng_anatomy, rng_tissue = map(np.random.default_rng, np.random.SeedSequence((seed, index)).spawn(3))
+    if modality == "mri_tumor":
+        scan = draw_head_scan(rng_scan, size)
+        return store(scan, *paint_brain(make_space(rng_anatomy, scan), rng_anatomy, rng_tissue, tumour=lesions))
     scan = draw_scan(rng_scan, size)
     space = make_space(rng_anatomy, scan)
     tissue = ct_tissue(rng_tissue) if modality == "ct" else mri_tissue(rng_tissue)
@@ -49,7 +53,7 @@ def make_case(
 
 def check(modality: str, seed: int, index: int, size: Sequence[int]) -> Size:
     if modality not in get_args(Modality):
-        raise UsageError(f"There is no modality {modality!r}: choose 'ct' or 'mri'.")
+        raise UsageError(f"There is no modality {modality!r}: choose 'ct', 'mri' or 'mri_tumor'.")
     if seed < 0 or index < 0:
         raise UsageError(f"Seed {seed} and case index {index} must both be at least 0.")
     if len(size) != 3 or any(n < least for n, least in zip(size, MIN_SIZE, strict=True)):

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from medseg3d.geometry import Affine
 from medseg3d.phantom.model import AXIAL, REFORMATTED, Field, PhantomCase, Size
 
-__all__ = ["Space", "draw_scan", "make_space", "rotation_of", "store"]
+__all__ = ["Scan", "Space", "draw_head_scan", "draw_scan", "make_space", "rotation_of", "store"]
 
 
 @dataclass(frozen=True)
-class _Scan:
+class Scan:
     size: Size
     spacing_mm: NDArray[np.float64]
     affine: Affine  # of the grid before it is put into its stored order
@@ -26,7 +26,7 @@ class _Scan:
         return self.spacing_mm * self.size
 
 
-def draw_scan(rng: np.random.Generator, size: Size) -> _Scan:
+def draw_scan(rng: np.random.Generator, size: Size) -> Scan:
     in_plane_mm = rng.uniform(350, 450)
     bottom_mm, top_mm = rng.uniform(-190, -120), rng.uniform(95, 180)
     extent_mm = np.array([in_plane_mm, in_plane_mm * size[1] / size[0], top_mm - bottom_mm])
@@ -39,7 +39,16 @@ def draw_scan(rng: np.random.Generator, size: Size) -> _Scan:
     affine = np.eye(4)
     affine[:3, :3] = rotation * spacing
     affine[:3, 3] = centre - affine[:3, :3] @ ((np.array(size) - 1) / 2)
-    return _Scan(size, spacing, affine, str(rng.choice(AXIAL if rng.random() < 0.75 else REFORMATTED)))
+    return Scan(size, spacing, affine, str(rng.choice(AXIAL if rng.random() < 0.75 else REFORMATTED)))
+
+
+def draw_head_scan(rng: np.random.Generator, size: Size) -> Scan:
+    """A head, from vertex to skull base, in an axis-parallel box as co-registration leaves it."""
+    extent_mm = np.array([150.0, 186.0, 136.0]) * rng.uniform(0.98, 1.05)
+    spacing = np.round(extent_mm / size, 4)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = rng.uniform(-3, 3, 3) - spacing * ((np.array(size) - 1) / 2)
+    return Scan(size, spacing, affine, str(rng.choice(AXIAL)))
 
 
 def rotation_of(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -48,14 +57,18 @@ def rotation_of(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(Rotation.from_euler("xyz", degrees, degrees=True).as_matrix())
 
 
-def store(scan: _Scan, image: NDArray[Any], label: NDArray[np.uint8]) -> PhantomCase:
-    """Permute and flip the axes into the order of the file; every voxel stays where it is in the world."""
+def store(scan: Scan, image: NDArray[Any], label: NDArray[np.uint8]) -> PhantomCase:
+    """Permute and flip the axes into the order of the file; every voxel stays where it is in the world.
+
+    ``image`` may have a first axis of channels.
+    """
     from nibabel import orientations as o
 
     turn = o.ornt_transform(o.axcodes2ornt("RAS"), o.axcodes2ornt(scan.stored_as))
     affine = scan.affine @ o.inv_ornt_aff(turn, scan.size)
-    image, label = (np.ascontiguousarray(o.apply_orientation(array, turn)) for array in (image, label))
-    return PhantomCase(image, label, affine)
+    label = np.ascontiguousarray(o.apply_orientation(label, turn))
+    channels = [np.ascontiguousarray(o.apply_orientation(c, turn)) for c in (image if image.ndim == 4 else image[None])]
+    return PhantomCase(np.stack(channels) if image.ndim == 4 else channels[0], label, affine)
 
 
 @dataclass(frozen=True)
@@ -65,14 +78,14 @@ class Space:
     x: Field
     y: Field
     z: Field
-    scan: _Scan
+    scan: Scan
 
     def noise(self, rng: np.random.Generator, period_mm: float) -> Field:
         """A random field of mean 0 and standard deviation 1 that changes over about ``period_mm``."""
         return _smooth_noise(rng, self.scan, period_mm)
 
 
-def make_space(rng: np.random.Generator, scan: _Scan) -> Space:
+def make_space(rng: np.random.Generator, scan: Scan) -> Space:
     pose = rotation_of(rng.normal(0, (3, 3, 7), 3)) * rng.uniform(0.92, 1.08, 3)
     to_patient = pose @ scan.affine[:3, :3]
     offset = pose @ scan.affine[:3, 3]
@@ -86,7 +99,7 @@ def make_space(rng: np.random.Generator, scan: _Scan) -> Space:
     return Space(x, y, z, scan)
 
 
-def _smooth_noise(rng: np.random.Generator, scan: _Scan, period_mm: float) -> Field:
+def _smooth_noise(rng: np.random.Generator, scan: Scan, period_mm: float) -> Field:
     """Cubic B-splines on a coarse grid of normal numbers: one small matrix product an axis."""
     weights = [_spline_weights(n, extent, period_mm) for n, extent in zip(scan.size, scan.extent_mm, strict=True)]
     wx, wy, wz = weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,10 +52,15 @@ def blend(a: Field, b: Field, width_mm: float) -> Field:
 
 
 class Canvas:
-    """The picture in the making: intensity and label of every voxel, and the distance to the nearest thing in it."""
+    """The picture in the making: intensity and label of every voxel, and the distance to the nearest thing in it.
 
-    def __init__(self, space: Space, background: float) -> None:
-        self.value = np.full(space.scan.size, background, np.float32)
+    With several channels, values are arrays of shape (channel, 1, 1, 1) or (channel, x, y, z).
+    """
+
+    def __init__(self, space: Space, background: Any, labels: Mapping[str, int] = LABELS) -> None:
+        channels = np.shape(background)[:1]
+        self.value = np.zeros((*channels, *space.scan.size), np.float32) + np.float32(background)
+        self.labels = labels
         self.label = np.zeros(space.scan.size, np.uint8)
         self.taken = np.full(space.scan.size, FAR_MM, np.float32)
         self._edge_mm = np.float32(np.min(space.scan.spacing_mm))
@@ -65,7 +70,7 @@ class Canvas:
         share = np.clip(0.5 - distance / self._edge_mm, 0, 1)
         self.value += share * (value - self.value)
         if label is not None:
-            self.label[distance < 0] = LABELS[label]
+            self.label[distance < 0] = self.labels[label]
 
     def place(self, distance: NDArray[Any], value: Any, label: str | None = None, *, gap_mm: float = 0.0) -> Field:
         """Paint what other placed things leave free, ``gap_mm`` away from them; return the distance that is left."""

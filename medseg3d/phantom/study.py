@@ -20,7 +20,7 @@ from medseg3d.files import whole_or_not_at_all, write_json
 from medseg3d.geometry import Affine
 from medseg3d.phantom.case import check, make_case
 from medseg3d.phantom.dicom_study import FOLDERS, dicom_entry, labels_of, write_dicom_case, write_labels
-from medseg3d.phantom.model import Modality, Size
+from medseg3d.phantom.model import TUMOUR_CHANNELS, TUMOUR_LABELS, TUMOUR_REGIONS, Modality, Size
 
 __all__ = ["Format", "write_study"]
 
@@ -28,7 +28,8 @@ Format = Literal["nifti", "dicom"]
 
 # The file that is written last: a study that has it is whole.
 WHOLE: dict[Format, str] = {"nifti": "dataset.json", "dicom": "study.json"}
-CASE = re.compile(r"(ct|mri)_\d{3,}")
+SIZES: dict[Modality, Size] = {"mri_tumor": (80, 96, 72)}
+CASE = re.compile(r"(ct|mri|mri_tumor)_\d{3,}")
 
 
 def write_study(
@@ -38,7 +39,7 @@ def write_study(
     cases: int,
     test_cases: int = 0,
     seed: int = 0,
-    size: Sequence[int] = (128, 128, 64),
+    size: Sequence[int] | None = None,
     lesions: bool = True,
     workers: int = 1,
     overwrite: bool = False,
@@ -51,6 +52,9 @@ def write_study(
     the labels of the test cases are there too. The files are byte for byte the same for the same arguments, whatever
     ``workers`` is. ``dataset.json`` is written last: a study that has one is whole.
 
+    Brains with a tumour are laid out as the BraTS challenge does it, a folder a case and a file a channel
+    (``training/mri_tumor_001/mri_tumor_001_t1ce.nii.gz``, ``…_seg.nii.gz``), and the list has their regions.
+
     As DICOM, the same voxels are CT series with contours, laid out as in ``medseg3d.phantom.dicom_study``; the path
     returned is that of ``study.json``, and ``medseg3d dicom convert`` makes images and labels for a data list of it.
 
@@ -58,7 +62,7 @@ def write_study(
         out: folder of the study; made if absent.
         cases: how many to train on, at least 1.
         test_cases: how many more to keep apart.
-        size: as in ``make_case``.
+        size: as in ``make_case``; None for (128, 128, 64), of brains (80, 96, 72).
         workers: processes; with more than one, a script needs the usual ``if __name__ == "__main__":``.
         overwrite: replace the phantoms of an earlier study in ``out``; other files there stay.
         format: ``"nifti"``, or ``"dicom"`` for CT.
@@ -69,7 +73,7 @@ def write_study(
             DICOM.
     """
     out = Path(out)
-    size = check(modality, seed, 0, size)
+    size = check(modality, seed, 0, size or SIZES.get(modality, (128, 128, 64)))
     if cases < 1 or test_cases < 0 or workers < 1:
         raise UsageError(
             f"A study needs at least 1 case, 0 test cases and 1 worker; got {cases}, {test_cases} and {workers}."
@@ -84,11 +88,9 @@ def write_study(
             on_case(entry["case"])
     document = {
         "name": f"phantom_{modality}",
-        "description": "Synthetic torsos made by medseg3d phantom: no patient was imaged",
+        **_description(modality, lesions),
         "licence": "CC0-1.0",
         "modality": "CT" if modality == "ct" else "MR",
-        "channels": ["CT" if modality == "ct" else "T1"],
-        "labels": labels_of(lesions=lesions),
         "phantom": {"seed": seed, "size": list(size), "lesions": lesions},
         "training": entries[:cases],
         "testing": entries[cases:],
@@ -98,6 +100,21 @@ def write_study(
     path = out / WHOLE[format]
     write_json(path, document)
     return path
+
+
+def _description(modality: Modality, lesions: bool) -> dict[str, Any]:
+    if modality == "mri_tumor":
+        return {
+            "description": "Synthetic brains with tumours made by medseg3d phantom: no patient was imaged",
+            "channels": list(TUMOUR_CHANNELS),
+            "labels": TUMOUR_LABELS,
+            "regions": TUMOUR_REGIONS,
+        }
+    return {
+        "description": "Synthetic torsos made by medseg3d phantom: no patient was imaged",
+        "channels": ["CT" if modality == "ct" else "T1"],
+        "labels": labels_of(lesions=lesions),
+    }
 
 
 @dataclass(frozen=True)
@@ -112,12 +129,16 @@ class _Plan:
     format: Format
 
 
-def _entry(plan: _Plan, index: int, *, training: bool) -> dict[str, str]:
+def _entry(plan: _Plan, index: int, *, training: bool) -> dict[str, Any]:
     case = f"{plan.modality}_{index + 1:03d}"
     if plan.format == "dicom":
         return dicom_entry(case, index + 1, training=training)
     file, part = f"{case}.nii.gz", "Tr" if training else "Ts"
     patient = f"phantom_{index + 1:03d}"
+    if plan.modality == "mri_tumor":
+        stem = f"{FOLDERS[0] if training else FOLDERS[1]}/{case}/{case}"
+        images = [f"{stem}_{ending}.nii.gz" for ending in TUMOUR_CHANNELS.values()]
+        return {"case": case, "patient": patient, "image": images, "label": f"{stem}_seg.nii.gz"}
     return {"case": case, "patient": patient, "image": f"images{part}/{file}", "label": f"labels{part}/{file}"}
 
 
@@ -136,7 +157,7 @@ def _clear(out: Path, *, overwrite: bool) -> None:
                 path.unlink()
 
 
-def _run(plan: _Plan, entries: Sequence[dict[str, str]], workers: int) -> Iterable[dict[str, str]]:
+def _run(plan: _Plan, entries: Sequence[dict[str, Any]], workers: int) -> Iterable[dict[str, Any]]:
     write = partial(_write_case, plan)
     if workers == 1:
         yield from map(write, entries, range(len(entries)))
@@ -146,13 +167,14 @@ def _run(plan: _Plan, entries: Sequence[dict[str, str]], workers: int) -> Iterab
         yield from pool.map(write, entries, range(len(entries)))
 
 
-def _write_case(plan: _Plan, entry: dict[str, str], index: int) -> dict[str, str]:
+def _write_case(plan: _Plan, entry: dict[str, Any], index: int) -> dict[str, Any]:
     if plan.format == "dicom":
         write_dicom_case(plan.out, entry, plan.seed, index, plan.size, plan.lesions)
         return entry
     case = make_case(plan.modality, plan.seed, index, size=plan.size, lesions=plan.lesions)
-    for key, voxels in (("image", case.image), ("label", case.label)):
-        with whole_or_not_at_all(plan.out / entry[key]) as temporary:
+    images = zip(entry["image"], case.image, strict=True) if case.image.ndim == 4 else [(entry["image"], case.image)]
+    for file, voxels in (*images, (entry["label"], case.label)):
+        with whole_or_not_at_all(plan.out / file) as temporary:
             temporary.write_bytes(_nifti(voxels, case.affine))
     return entry
 
