@@ -251,10 +251,20 @@ def _require_same_plan(study: Study, run: FoldRun) -> None:
     compared = [key for key in FOR_PREDICTION if key in planned and key in trained]
     for key in compared:
         if trained[key] != planned[key]:
+            where, old, new = _first_difference(key, trained[key], planned[key])
             raise CheckpointError(
-                f"{run.folder} was trained with another {key}: {_short(trained[key])}, the plan has "
-                f"{_short(planned[key])}. Move the folder away to train anew, or put the plan back."
+                f"{run.folder} was trained with another {where}: {_short(old)}, the plan has {_short(new)}. "
+                "Move the folder away to train anew, or put the plan back."
             )
+
+
+def _first_difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """The innermost id in which two values differ, and both."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for inner in dict.fromkeys([*old, *new]):
+            if old.get(inner) != new.get(inner):
+                return _first_difference(f"{key}::{inner}", old.get(inner), new.get(inner))
+    return key, old, new
 
 
 def _short(value: Any, length: int = 120) -> str:
