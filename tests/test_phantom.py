@@ -160,7 +160,7 @@ def test_geometry_differs_by_case():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("us", 0, 0, (48, 48, 32)), "no modality 'us': choose 'ct' or 'mri'"),
+        (("us", 0, 0, (48, 48, 32)), "no modality 'us': choose 'ct', 'mri' or 'mri_tumor'"),
         (("ct", -1, 0, (48, 48, 32)), "Seed -1 and case index 0 must both be at least 0"),
         (("ct", 0, 0, (48, 48, 8)), "48×48×8 voxels is too small .* at least 32×32×16"),
         (("ct", 0, 0, (48, 48)), "48×48 voxels is too small"),

@@ -75,6 +75,8 @@ class Scoring:
         calibration: also read ``<case>_probability.nii.gz`` beside the prediction, a channel a label id.
         plane_unit: of 2D images, written as slices 1 mm thick: what their distances are in, ``px`` where none says its
             spacing. Reports then show areas. Empty for volumes.
+        ignore_label: id of reference voxels that nobody labelled: they are background on both sides. Distances near
+            them are to a border that is not a surface.
     """
 
     regions: tuple[Region, ...]
@@ -85,6 +87,7 @@ class Scoring:
     resample: bool = False
     other_labels: Literal["refuse", "background"] = "refuse"
     calibration: bool = False
+    ignore_label: int | None = None
     plane_unit: Literal["", "mm", "px"] = ""
 
     @property

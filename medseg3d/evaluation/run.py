@@ -70,6 +70,7 @@ def evaluate(
     output_dir: str | Path | None = None,
     name: str = "",
     workers: int = 1,
+    ignore_label: int | None = None,
 ) -> Summary:
     """Score ``prediction_dir/<case>.nii.gz`` for every item; write ``cases.csv``, ``summary.json`` and ``report.html``.
 
@@ -82,6 +83,7 @@ def evaluate(
         output_dir: where to write; the predictions' folder by default.
         name: of the method; that of the run's folder, or else of the predictions' folder, by default.
         workers: processes at most; 0 for one a processor.
+        ignore_label: id of voxels that nobody labelled; they do not count.
 
     Raises:
         UsageError: there are no items.
@@ -92,7 +94,7 @@ def evaluate(
     folder = absolute(prediction_dir)
     summary = run_evaluation(
         [_case_of(item, _mask_of(item, folder)) for item in items],
-        scoring=make_scoring(labels, regions or {}, other_labels="background"),
+        scoring=make_scoring(labels, regions or {}, other_labels="background", ignore_label=ignore_label),
         output_dir=absolute(output_dir) if output_dir else folder,
         name=name or method_name(folder),
         run=run_of(folder),
@@ -184,20 +186,24 @@ def make_scoring(
     resample: bool = False,
     other_labels: Literal["refuse", "background"] = "refuse",
     calibration: bool = False,
+    ignore_label: int | None = None,
 ) -> Scoring:
     """Check names against each other and make the settings; labels come first, then the regions.
 
     Args:
         tolerance_mm: of the normalised surface distance; one by name leaves 2 mm to the others.
         lesions: names of labels and regions whose components are lesions.
+        ignore_label: id of reference voxels that do not count.
 
     Raises:
-        UsageError: no label; an id of two labels; a name that is used twice or not known; ids that no label has;
-            impossible numbers.
+        UsageError: no label; an id of two labels, or of one that is ignored; a name that is used twice or not known;
+            ids that no label has; impossible numbers.
     """
     if not labels:
         raise UsageError("No label is named: give at least one, as in liver=1.")
     _require_own_ids(labels)
+    if ignore_label is not None and ignore_label in (0, *labels.values()):
+        raise UsageError(f"ignore_label is {ignore_label}, which background or a label has too: {dict(labels)}.")
     unknown = {name: ids for name, ids in regions.items() if not set(ids) <= set(labels.values())}
     if unknown:
         name, ids = next(iter(unknown.items()))
@@ -222,6 +228,7 @@ def make_scoring(
         resample=resample,
         other_labels=other_labels,
         calibration=calibration,
+        ignore_label=ignore_label,
     )
 
 
@@ -263,6 +270,7 @@ def _settings(scoring: Scoring) -> dict[str, Any]:
         "lesion_connectivity": LESION_CONNECTIVITY if scoring.lesions else None,
         "resample": scoring.resample,
         "other_labels": scoring.other_labels,
+        "ignore_label": scoring.ignore_label,
     }
 
 

@@ -98,6 +98,9 @@ def _scored(case: EvaluationCase, scoring: Scoring) -> CaseResult:
     notes: list[Problem] = []
     prediction = _on_grid_of(reference, prediction, case.case, scoring.resample, notes)
     truth, found = (_labels_of(volume, case.case, scoring, notes) for volume in (reference, prediction))
+    if scoring.ignore_label is not None:
+        ignored = truth == scoring.ignore_label
+        truth, found = (np.where(ignored, 0, labels).astype(labels.dtype) for labels in (truth, found))
     scores = _score_regions(truth, found, reference, scoring)
     return CaseResult(
         case,
@@ -157,7 +160,8 @@ def _check_ids(labels: NDArray[Any], path: Path, case: str, scoring: Scoring, no
     counts = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.int64)
     for slab in labels:  # bincount makes 8 bytes of every voxel
         counts += np.bincount(slab.ravel(), minlength=len(counts))
-    unknown = [int(i) for i in np.flatnonzero(counts) if i and i not in scoring.labels.values()]
+    known = {0, scoring.ignore_label, *scoring.labels.values()}
+    unknown = [int(i) for i in np.flatnonzero(counts) if int(i) not in known]
     if not unknown:
         return
     found = shorten(f"{i} ({counts[i]} voxels)" for i in unknown)
