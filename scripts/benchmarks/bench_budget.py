@@ -17,38 +17,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-BUNDLE = HERE.parents[1] / "bundles" / "mri_hippocampus_segmentation"
+from training_runs import BUNDLE, DATA, HERE, bundle_scores, machine, run_bundle, run_nnunet, write_results
+
 ITERATIONS_PER_EPOCH = 50
 
 
 def main() -> None:
     options = parse_options()
     options.work.mkdir(parents=True, exist_ok=True)
-    results = [] if options.without_nnunet else [run_nnunet(options)]
-    results += [run_medseg3d(options, seed, "3d") for seed in options.seeds]
+    results = [] if options.without_nnunet else [nnunet_row(options)]
+    results += [medseg3d_row(options, seed, "3d") for seed in options.seeds]
     if options.with_2d:
-        results.append(run_medseg3d(options, options.seeds[0], "2d"))
+        results.append(medseg3d_row(options, options.seeds[0], "2d"))
     content = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, {platform.system()}",
+        "machine": machine(),
         "iterations": options.iterations,
         "batch_size": options.batch_size,
         "fold": options.fold,
         "results": results,
     }
-    (options.out.with_suffix(".json")).write_text(json.dumps(content, indent=2) + "\n")
-    table = make_table(content)
-    options.out.with_suffix(".md").write_text(table)
-    print(table)
+    write_results(options.out, content, make_table(content))
 
 
 def parse_options() -> argparse.Namespace:
@@ -68,19 +61,14 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=HERE / "results" / "budget", help="table goes to OUT.md and OUT.json"
     )
-    options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    return options
+    return parser.parse_args()
 
 
-def run_nnunet(options: argparse.Namespace) -> dict[str, Any]:
-    result = options.work / "nnunet.json"
-    if not result.is_file():
-        command = [options.nnunet_python, HERE / "nnunet_runner.py", "--datalist", options.datalist, "--out", result]
-        iterations = options.nnunet_iterations or options.iterations
-        command += ["--fold", options.fold, "--iterations", iterations, "--batch-size", options.batch_size]
-        run([*command, "--work", options.work / "nnunet"])
-    found = json.loads(result.read_text())
+def nnunet_row(options: argparse.Namespace) -> dict[str, Any]:
+    length = {"iterations": options.nnunet_iterations or options.iterations, "batch-size": options.batch_size}
+    found = run_nnunet(
+        options.work, python=options.nnunet_python, datalist=options.datalist, fold=options.fold, options=length
+    )
     scale = options.iterations / found["iterations"]
     validation = found["seconds_epoch_validation"] + found["seconds_epoch_bookkeeping"]
     return {
@@ -96,7 +84,7 @@ def run_nnunet(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run_medseg3d(options: argparse.Namespace, seed: int, overlay: str) -> dict[str, Any]:
+def medseg3d_row(options: argparse.Namespace, seed: int, overlay: str) -> dict[str, Any]:
     folder = options.work / f"medseg3d_{overlay}_seed{seed}"
     timing = folder / "seconds.json"
     files = [BUNDLE / "configs" / "train.yaml", *([BUNDLE / "configs" / "unet_2d.yaml"] if overlay == "2d" else [])]
@@ -116,7 +104,6 @@ def run_medseg3d(options: argparse.Namespace, seed: int, overlay: str) -> dict[s
         run_bundle("training", files, typed)
         timing.write_text(json.dumps(time.monotonic() - start))
     run_bundle("evaluating", [*files, BUNDLE / "configs" / "evaluate.yaml"], typed)
-    summary = json.loads((folder / "evaluation" / "summary.json").read_text())
     seconds = json.loads(timing.read_text())
     return {
         "method": "medseg3d" if overlay == "3d" else "medseg3d, unet_2d.yaml",
@@ -125,39 +112,15 @@ def run_medseg3d(options: argparse.Namespace, seed: int, overlay: str) -> dict[s
         "seed": seed,
         "seconds": seconds,
         "seconds_with_validation": seconds,
-        "dice": {name: label["dice_mean"] for name, label in summary["labels"].items()},
-        "mean_dice": summary["mean_dice"],
+        **bundle_scores(folder),
     }
-
-
-def run_bundle(run_id: str, files: list[Path], typed: dict[str, Any]) -> None:
-    overrides = [part for key, value in typed.items() for part in (f"--{key}", value)]
-    run(
-        [
-            sys.executable,
-            "-m",
-            "monai.bundle",
-            "run",
-            run_id,
-            "--config_file",
-            [str(file) for file in files],
-            *overrides,
-        ]
-    )
-
-
-def run(command: list[Any]) -> None:
-    typed = [str(part) for part in command]
-    print("$", " ".join(typed), flush=True)
-    if subprocess.run(typed, check=False).returncode:
-        sys.exit("That command failed; its own message stands above.")
 
 
 def make_table(content: dict[str, Any]) -> str:
     results = content["results"]
     labels = list(results[0]["dice"])
     lines = [
-        f"Hippocampus (MSD Task04, CC-BY-SA 4.0), fold {content['fold']} held out, {content['iterations']} iterations "
+        f"{DATA}, fold {content['fold']} held out, {content['iterations']} iterations "
         f"of batch {content['batch_size']}, {content['machine']}.",
         "",
         f"| method | iterations | seed | {' | '.join(f'Dice {n}' for n in labels)} | mean | min | with validation |",

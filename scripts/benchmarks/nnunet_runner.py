@@ -33,6 +33,7 @@ import math
 import os
 import platform
 import random
+import resource
 import statistics
 import sys
 import time
@@ -103,6 +104,7 @@ class TrainingClock:
     validation_s: float = 0.0  # nnU-Net's validation batches, a few after each epoch
     bookkeeping_s: float = 0.0  # checkpoints, plots and logs after each epoch
     iterations_s: list[float] = field(default_factory=list)  # each with the wait for its batch
+    waits_s: list[float] = field(default_factory=list)  # for the batch alone
 
     @property
     def training_s(self) -> float:
@@ -314,8 +316,8 @@ def epoch_lengths(iterations: int, per_epoch: int) -> list[int]:
     return [per_epoch] * full + ([rest] if rest else [])
 
 
-def make_trainer(work: Path, *, batch_size: int, epochs: int) -> nnUNetTrainer:
-    """nnU-Net's default trainer on the CPU, with the plan's batch size and the number of epochs replaced."""
+def make_trainer(work: Path, *, batch_size: int, epochs: int, device: str) -> nnUNetTrainer:
+    """nnU-Net's default trainer, with the plan's batch size and the number of epochs replaced."""
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -324,7 +326,7 @@ def make_trainer(work: Path, *, batch_size: int, epochs: int) -> nnUNetTrainer:
     plans["continue_training"] = False  # the trainer takes this out of the plans again
     dataset = json.loads((work / "preprocessed" / DATASET_NAME / "dataset.json").read_text(encoding="utf-8"))
     # Fold 0 is nnU-Net's number of the one split that splits_final.json holds.
-    trainer = nnUNetTrainer(plans, CONFIGURATION, 0, dataset, device=torch.device("cpu"))
+    trainer = nnUNetTrainer(plans, CONFIGURATION, 0, dataset, device=torch.device(device))
     trainer.num_epochs = epochs  # before initialize(), which gives it to the learning rate's schedule
     return trainer
 
@@ -362,7 +364,9 @@ def train(trainer: nnUNetTrainer, lengths: list[int]) -> TrainingClock:
 def timed_iteration(trainer: nnUNetTrainer, clock: TrainingClock, *, total: int) -> dict[str, Any]:
     """One training iteration, its wait for the batch included; a progress line every tenth time."""
     start = time.perf_counter()
-    output = trainer.train_step(next(trainer.dataloader_train))
+    batch = next(trainer.dataloader_train)
+    clock.waits_s.append(time.perf_counter() - start)
+    output = trainer.train_step(batch)  # ends with the loss on the CPU, so a GPU has finished
     clock.iterations_s.append(time.perf_counter() - start)
     done, loss = len(clock.iterations_s), float(output["loss"])
     if not math.isfinite(loss):
@@ -379,7 +383,7 @@ def timed_iteration(trainer: nnUNetTrainer, clock: TrainingClock, *, total: int)
 
 
 def predict_and_score(
-    model: Path, cases: list[Case], output: Path, *, labels: dict[str, int], mirroring: bool
+    model: Path, cases: list[Case], output: Path, *, labels: dict[str, int], mirroring: bool, device: str
 ) -> Scores:
     """Predict `cases` with the final checkpoint in `model`, and score them on the grid of their own label maps.
 
@@ -389,7 +393,7 @@ def predict_and_score(
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     output.mkdir(parents=True)
-    predictor = nnUNetPredictor(use_mirroring=mirroring, device=torch.device("cpu"), allow_tqdm=False)
+    predictor = nnUNetPredictor(use_mirroring=mirroring, device=torch.device(device), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), use_folds=(0,))
     start = time.perf_counter()
     predictor.predict_from_files_sequential(
@@ -441,13 +445,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     set_augmentation_workers(options.augmentation_workers)
     seed_everything(options.seed, threads=options.threads)
     lengths = epoch_lengths(options.iterations, options.iterations_per_epoch)
-    trainer = make_trainer(work, batch_size=options.batch_size, epochs=len(lengths))
+    trainer = make_trainer(work, batch_size=options.batch_size, epochs=len(lengths), device=options.device)
     clock = train(trainer, lengths)
     report(f"{len(clock.iterations_s)} iterations took {clock.training_s:.0f} s")
+    memory_mb = peak_memory_mb(options.device)
 
     model, predictions = Path(trainer.output_folder_base), work / "predictions"
-    mirrored = predict_and_score(model, scored, predictions / "mirrored", labels=data.labels, mirroring=True)
-    plain = predict_and_score(model, scored, predictions / "plain", labels=data.labels, mirroring=False)
+    common = {"labels": data.labels, "device": options.device}
+    mirrored = predict_and_score(model, scored, predictions / "mirrored", mirroring=True, **common)
+    plain = predict_and_score(model, scored, predictions / "plain", mirroring=False, **common)
     planned = read_plans(work)["configurations"][CONFIGURATION]
     return {
         "method": "nnU-Net v2",
@@ -459,11 +465,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "batch_size": options.batch_size,
         "batch_size_planned": planned["batch_size"],
         "patch_size": planned["patch_size"],
+        "architecture": planned["architecture"]["arch_kwargs"],
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
         "seconds_preprocessing": preprocessing_s,
         "seconds_training_setup": clock.setup_s,
         "seconds_training_wall": clock.training_s,
         "seconds_per_iteration_median": statistics.median(clock.iterations_s),
+        "seconds_waiting_median": statistics.median(clock.waits_s),
+        "peak_memory_mb": memory_mb,
+        "device": options.device,
         "seconds_epoch_validation": clock.validation_s,
         "seconds_epoch_bookkeeping": clock.bookkeeping_s,
         "seconds_prediction": mirrored.prediction_s,
@@ -482,8 +492,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "threads": options.threads,
         "augmentation_workers": options.augmentation_workers,
         "cores_available": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "torch_compile": False,
-        "precision": "float32",
+        "torch_compile": trainer._do_i_compile(),
+        "precision": "float32" if options.device == "cpu" else "float16",
         "fold": options.fold,
         "cases_train": len(data.kept(options.fold)),
         "cases_val": len(held_out),
@@ -500,6 +510,15 @@ def seed_everything(seed: int, *, threads: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 - batchgenerators draws from NumPy's global generator
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
+
+
+def peak_memory_mb(device: str) -> float:
+    """Most memory that this process held so far: of the GPU, else of the machine (without its worker processes)."""
+    import torch
+
+    if device != "cpu":
+        return torch.cuda.max_memory_reserved(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # kilobytes on Linux
 
 
 def number_or_null(value: float) -> float | None:
@@ -549,6 +568,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=at_least(1), default=9)
     parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument("--threads", type=at_least(1), default=2, help="torch threads, and preprocessing workers")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, or cuda:0: there nnU-Net's own float16 autocast and compile"
+    )
     parser.add_argument(
         "--augmentation-workers",
         type=at_least(0),
