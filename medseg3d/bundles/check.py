@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medseg3d.bundles.consistency import check_consistency
-from medseg3d.bundles.merge import META, SEPARATOR, Merged, iterate_ids, lookup, merge, nearest_id
+from medseg3d.bundles.hashes import check_hashes
+from medseg3d.bundles.merge import META, SEPARATOR, Merged, iterate_ids, load_file, lookup, merge, nearest_id
 from medseg3d.bundles.metadata import check_metadata, read_metadata
 from medseg3d.bundles.problems import Problem, nearest, unique
 from medseg3d.bundles.references import check_references, referenced_ids, resolve_macros
+from medseg3d.bundles.review import review_bundle, review_configs
 from medseg3d.bundles.targets import SPECIAL_KEYS, check_targets, find_target
 from medseg3d.bundles.values import StaticValues, Values
 from medseg3d.errors import UsageError
@@ -161,9 +163,12 @@ def check_bundle(
 
     As a whole means: train.yaml and inference.yaml (or .json) each alone, then together; every other file of
     ``configs/`` laid over train.yaml unless it stands alone (has a ``bundle_root``). Overrides go to the first of them.
+    Then the hashes of the weights, and everything that would run code (:mod:`medseg3d.bundles.review`).
     """
     if config_files:
-        return check_config([_inside(bundle, path) for path in config_files], overrides)
+        paths = [_inside(bundle, path) for path in config_files]
+        problems = check_config(paths, overrides)
+        return unique([*problems, *review_configs([(path.name, load_file(path, [])) for path in paths])])
     files = [path for path in sorted((bundle / "configs").iterdir()) if path.suffix in {".yaml", ".yml", ".json"}]
     files = [path for path in files if path.name != "metadata.json"]
     files.sort(key=lambda path: {"train": 0, "inference": 1}.get(path.stem, 2))
@@ -175,7 +180,7 @@ def check_bundle(
     by_stem = {path.stem: path for path in files}
     if {"train", "inference"} <= set(by_stem):
         problems += _check_agreement(by_stem["train"], by_stem["inference"])
-    return unique(problems)
+    return unique([*problems, *check_hashes(bundle), *review_bundle(bundle)])
 
 
 def workflow_type(config: Mapping[str, Any]) -> Literal["train", "infer"]:

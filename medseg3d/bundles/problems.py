@@ -15,13 +15,14 @@ class Problem:
     """One thing that is wrong with a configuration.
 
     ``where`` is the override as typed (``--max_epoch``) or a file and id (``train.yaml: network_def::filters``). An
-    ``error`` stops the run; a ``warning`` is probably a mistake, and MONAI would accept it.
+    ``error`` stops the run; a ``warning`` is probably a mistake, and MONAI would accept it; a ``review`` would run code
+    that no list knows, and a person should read it first.
     """
 
     where: str
     what: str
     remedy: str = ""
-    severity: Literal["error", "warning"] = "error"
+    severity: Literal["error", "warning", "review"] = "error"
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f" {self.remedy}" if self.remedy else "")

@@ -50,6 +50,9 @@ def classify(
     overlays: Annotated[
         int, typer.Option(help="Draw what spoke for the class of so many images; -1 for all.", show_default="none")
     ] = 0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run a bundle even if it holds code that `medseg3d bundle check` shows.")
+    ] = False,
 ) -> None:
     """Tell 2D images apart: X-rays, photographs, microscopy, single DICOM frames.
 
@@ -58,8 +61,10 @@ def classify(
     called; predictions.json with the weights, the calibration and what failed; and, on request, overlays/<case>.png:
     Grad-CAM, or the attention of vision transformers.
 
-    An image that fails is reported, the others are done, and the exit status is 1. A bundle's configuration can run any
-    code: use those you trust.
+    An image that fails is reported, the others are done, and the exit status is 1.
+
+    A bundle that would run code outside the libraries that it is made for is refused with a list of it, until --trust
+    says that somebody has read it.
 
     The same run without this command: python -m monai.bundle run --config_file BUNDLE/configs/inference.yaml
     --bundle_root BUNDLE --dataset_dir INPUT --output_dir OUTPUT
@@ -91,4 +96,5 @@ def classify(
         config_files=config_file or (),
         overrides=overrides,
         evaluator="Classifier",
+        trust=trust,
     )

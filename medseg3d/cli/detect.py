@@ -55,6 +55,9 @@ def detect(
         typer.Option(help="YAML or JSON over the bundle's inference.yaml; may be repeated."),
     ] = None,
     pictures: Annotated[int, typer.Option(help="Draw the boxes of so many images; -1 for all.")] = -1,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run a bundle even if it holds code that `medseg3d bundle check` shows.")
+    ] = False,
 ) -> None:
     """Find and count objects in 2D images: cells, lesions, instruments.
 
@@ -63,8 +66,10 @@ def detect(
     many objects of each class an image has; and pictures/ with the boxes that count. Scores are rescaled so that an
     object counts from 0.5 on, whatever its class. Boxes are left, top, right, bottom in pixels of the image.
 
-    An image that fails is reported, the others are done, and the exit status is 1. A bundle's configuration can run any
-    code: use those you trust.
+    An image that fails is reported, the others are done, and the exit status is 1.
+
+    A bundle that would run code outside the libraries that it is made for is refused with a list of it, until --trust
+    says that somebody has read it.
 
     The same run without this command: python -m monai.bundle run --config_file BUNDLE/configs/inference.yaml
     --bundle_root BUNDLE --dataset_dir INPUT --output_dir OUTPUT
@@ -100,4 +105,5 @@ def detect(
         weights=weights,
         config_files=files,
         overrides=overrides,
+        trust=trust,
     )

@@ -50,6 +50,9 @@ def segment(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave masks that the same weights made earlier: an interrupted run goes on.")
     ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run a bundle even if it holds code that `medseg3d bundle check` shows.")
+    ] = False,
 ) -> None:
     """Segment CT or MRI volumes, or 2D images; each mask has the grid of its image.
 
@@ -61,8 +64,10 @@ def segment(
     With a bundle of 2D images, INPUT is a PNG, JPEG, TIFF, BMP, DICOM or NIfTI file (each page, frame or slice is an
     image), a folder of them, or a list of 2D images. Masks are <case>.png, whose palette's indices are the label ids.
 
-    A case that fails is reported, the others are done, and the exit status is 1. A bundle's configuration can run any
-    code: use those you trust.
+    A case that fails is reported, the others are done, and the exit status is 1.
+
+    A bundle that would run code outside the libraries that it is made for is refused with a list of it, until --trust
+    says that somebody has read it.
 
     The same run without this command: python -m monai.bundle run --config_file BUNDLE/configs/inference.yaml
     --bundle_root BUNDLE --dataset_dir INPUT --output_dir OUTPUT
@@ -94,4 +99,5 @@ def segment(
         mirror=tta,
         overwrite=not keep,
         formats=[name.strip() for name in formats.split(",")] if formats else None,
+        trust=trust,
     )

@@ -12,6 +12,7 @@ import monai.bundle
 import torch
 from monai.bundle import ConfigParser
 
+from medseg3d.bundles.review import require_trust
 from medseg3d.errors import MedsegError, UsageError
 
 __all__ = ["run_bundle", "run_inference"]
@@ -30,6 +31,7 @@ def run_bundle(
     mirror: bool = False,
     overwrite: bool = True,
     formats: Sequence[str] | None = None,
+    trust: bool = False,
 ) -> None:
     """Segment the images at ``source`` with a bundle's configuration.
 
@@ -45,6 +47,7 @@ def run_bundle(
         mirror: average over mirror images along the configuration's ``flip_axes``.
         overwrite: False keeps masks that the same weights made earlier.
         formats: of the masks: nifti, seg, rtstruct; None leaves it to the bundle (nifti, or png of 2D images).
+        trust: run it even if it holds code outside the allow-list of ``medseg3d.bundles.review``.
 
     Raises:
         CaseError: some case failed; the others are done.
@@ -61,7 +64,14 @@ def run_bundle(
     if mirror:
         overrides["inferer::mirror_axes"] = _flip_axes(_files(bundle, config_files))
     run_inference(
-        bundle, source, output_dir, device=device, weights=weights, config_files=config_files, overrides=overrides
+        bundle,
+        source,
+        output_dir,
+        device=device,
+        weights=weights,
+        config_files=config_files,
+        overrides=overrides,
+        trust=trust,
     )
 
 
@@ -75,6 +85,7 @@ def run_inference(
     config_files: Sequence[Path] = (),
     overrides: Mapping[str, Any] | None = None,
     evaluator: str = "",
+    trust: bool = False,
 ) -> None:
     """Run a bundle's ``inference.yaml`` over ``source``, whatever it does with images.
 
@@ -82,12 +93,16 @@ def run_inference(
         bundle, source, output_dir, device, weights, config_files: as ``run_bundle``.
         overrides: further ids and their values.
         evaluator: name of the class that the bundle must run, such as ``Classifier``; any when empty.
+        trust: run it even if it holds code outside the allow-list of ``medseg3d.bundles.review``.
 
     Raises:
         MedsegError: as the configuration's own steps; ``ConfigError`` where it is wrong.
-        UsageError: no CUDA device; a configuration file that is not there; a bundle for something else.
+        UsageError: no CUDA device; a configuration file that is not there; a bundle for something else, or one that
+            should be looked at first.
     """
     files = _files(bundle, config_files)
+    if not trust:
+        require_trust(bundle, config_files, own_weights=weights is None)
     if evaluator:
         _require_evaluator(bundle, files, evaluator)
     values: dict[str, Any] = {

@@ -1,0 +1,137 @@
+"""What is in a weights file, read from its bytes: no tensor is made, and nothing is unpickled.
+
+``torch.save`` writes a zip with a pickle in it; older versions wrote pickles one after another. Unpickling calls the
+functions that a pickle names, so those names are read from its opcodes. Weights need a dozen of them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from medseg3d.bundles.names import DANGEROUS_BUILTINS, is_dangerous_module
+from medseg3d.bundles.problems import Problem
+
+__all__ = ["check_weights_file", "embedded_configs", "is_weights_file"]
+
+SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".ts"})
+# What tensors, parameters and state dicts are made of: as torch.load(weights_only=True) allows.
+TENSORS = re.compile(
+    r"torch\.(\w+Storage|Size|Tensor|device|b?float\d*\w*|double|half|u?int\d+|short|long|complex\d+|bool)"
+    r"|torch\.storage\.(Untyped|Typed)Storage|torch\._tensor\._rebuild_from_type_v2|torch\.nn\.parameter\.\w*Parameter"
+    r"|torch\._utils\._rebuild_\w+|torch\.serialization\._get_layout"
+    r"|collections\.(OrderedDict|Counter|defaultdict)|(builtins|__builtin__)\.(set|frozenset|bytearray|complex|slice)"
+    r"|_codecs\.encode"
+)
+# Of TorchScript: classes whose code lies in the same archive, and lists that carry their type.
+TORCHSCRIPT = re.compile(r"__torch__\..*|torch\.jit\._pickle\.\w+|" + TENSORS.pattern)
+# Other ways to name what is called: torch.save uses none of them, and weights_only=True refuses them.
+OTHER_CALLS = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX"})
+# In the code of TorchScript: reading and writing files, and operators that a library must bring.
+TORCHSCRIPT_FILES = re.compile(
+    r"\btorch\.(save|load|from_file)\b|\bops\.(?!aten\b|prim\b|torchvision\b|quantized\b)\w+"
+)
+LEGACY_PICKLES = 5
+MAX_BYTES = 256 * 2**20
+_REFUSED = "Do not load it; ask for the network's state dict alone."
+
+
+def is_weights_file(path: Path) -> bool:
+    """Whether a file is one that torch, or pickle, would be asked to load."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def check_weights_file(path: Path, *, where: str) -> list[Problem]:
+    """Functions that loading a weights file would call, beyond those that make tensors."""
+    try:
+        if zipfile.is_zipfile(path):
+            return list(_check_archive(path, where))
+        with path.open("rb") as file:
+            return list(_check_pickles(file, where))
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        return [Problem(where, f"cannot be read: {error}.", "Get it again: it is damaged.")]
+
+
+def embedded_configs(path: Path, *, where: str) -> list[tuple[str, Mapping[Any, Any]]]:
+    """The configurations inside a TorchScript archive, which MONAI Deploy runs in place of those beside it."""
+    if not zipfile.is_zipfile(path):
+        return []
+    contents: list[tuple[str, Mapping[Any, Any]]] = []
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if "/extra/" in info.filename and info.filename.endswith(".json") and info.file_size <= MAX_BYTES:
+                try:
+                    content = json.loads(archive.read(info))
+                except (ValueError, zipfile.BadZipFile):
+                    continue
+                if isinstance(content, dict):
+                    contents.append((f"{where}, {info.filename.partition('/')[2]}", content))
+    return contents
+
+
+def _check_archive(path: Path, where: str) -> Iterator[Problem]:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        is_script = any("/code/" in name for name in names)
+        for info in archive.infolist():
+            if not info.filename.endswith((".pkl", ".py")):
+                continue
+            if info.file_size > MAX_BYTES:
+                what = f"{info.filename} would be {info.file_size / 2**20:.0f} MB when unpacked."
+                yield Problem(where, what, "No weights need that: do not load it.")
+            elif info.filename.endswith(".pkl"):
+                yield from _check_stream(io.BytesIO(archive.read(info)), where, TORCHSCRIPT if is_script else TENSORS)
+            elif is_script:
+                yield from _check_script(archive.read(info).decode("utf-8", "replace"), f"{where}, {info.filename}")
+
+
+def _check_script(code: str, where: str) -> Iterator[Problem]:
+    for found in sorted({match.group() for match in TORCHSCRIPT_FILES.finditer(code)}):
+        what = f"its TorchScript calls {found}."
+        yield Problem(where, what, "Read what it does with files before you load it.", severity="review")
+
+
+def _check_pickles(file: IO[bytes], where: str) -> Iterator[Problem]:
+    """Pickles one after another, as torch wrote before 1.6, and what else calls itself weights."""
+    for number in range(LEGACY_PICKLES):
+        start = file.tell()
+        problems = list(_check_stream(file, where, TENSORS, is_first=number == 0))
+        yield from problems
+        if problems or file.tell() == start:
+            return
+
+
+def _check_stream(file: IO[bytes], where: str, allowed: re.Pattern[str], *, is_first: bool = True) -> Iterator[Problem]:
+    seen: set[str] = set()
+    texts: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "GLOBAL":
+                seen.add(str(argument).replace(" ", ".", 1))
+            elif opcode.name in OTHER_CALLS:
+                named = str(argument).replace(" ", ".", 1) if argument else ".".join(texts[-2:])
+                seen.add(f"{named} (by {opcode.name})")
+            elif isinstance(argument, str):
+                texts.append(argument)
+    except (ValueError, EOFError, UnicodeDecodeError, IndexError, OverflowError) as error:
+        if is_first and not seen:
+            what = f"is neither a zip of torch.save nor a whole pickle ({error})."
+            yield Problem(where, what, "Get it again, or write it with torch.save.", severity="warning")
+    for name in sorted(seen):
+        if not allowed.fullmatch(name):
+            yield _called(name, where)
+
+
+def _called(name: str, where: str) -> Problem:
+    module, _, function = name.partition(" ")[0].rpartition(".")
+    is_builtin = module in {"builtins", "__builtin__"} and function not in DANGEROUS_BUILTINS
+    if is_dangerous_module(module.replace("__builtin__", "builtins")) and not is_builtin:
+        return Problem(where, f"would call {name} when it is unpickled.", _REFUSED)
+    what = f"names {name}, which is no part of a tensor: torch.load(weights_only=True) refuses it."
+    return Problem(where, what, "Read what it is, or ask for the network's state dict alone.", severity="review")
