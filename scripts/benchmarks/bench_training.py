@@ -1,7 +1,7 @@
 """Same network, same iterations: medseg3d beside nnU-Net v2, seconds an iteration, peak memory and Dice.
 
 nnU-Net plans the hippocampus; medseg3d trains the network of that plan, written as MONAI's DynUNet (the same stages,
-features, kernels, strides and heads, without the biases before instance normalisation, which it takes away again), on
+features, kernels, strides and heads; without the biases of convolutions, which instance normalisation takes away), on
 the same patches, batches, cases and threads, for as many iterations. What differs is each one's own: augmentation in
 its implementation, sampling, loss, optimizer, precision. The final weights of both are scored on the held-out fold,
 without mirroring, on the images' own grids; nnU-Net's Dice with mirroring, its default, stands beside::
@@ -151,7 +151,7 @@ def planned_network(peer: dict[str, Any]) -> dict[str, Any]:
             "kernel_size": plan["kernel_sizes"],
             "strides": plan["strides"],
             "upsample_kernel_size": plan["strides"][1:],
-            "norm_name": "instance",
+            "norm_name": ["instance", {"affine": True}],  # MONAI's own has no scale and shift
             "res_block": False,
             "deep_supervision": True,
             "deep_supr_num": plan["n_stages"] - 2,
