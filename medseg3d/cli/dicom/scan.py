@@ -25,6 +25,7 @@ __all__ = ["scan"]
 
 _COLOURS = {"refusal": "bold red", "warning": "yellow", "note": "dim"}
 _UNREADABLE_SHOWN = 10
+_ALIKE_SHOWN = 3  # series with the same findings
 _LOG_WIDTH = 150  # a log file has no width of its own
 
 
@@ -156,15 +157,22 @@ def _codes(series: Series, stacks: list[Stack]) -> str:
 def _print_findings(console: Console, series: tuple[Series, ...]) -> None:
     from medseg3d.dicom.scan_report import stack_findings
 
+    # Series of which the same is to be said are named together: a study may have hundreds.
+    alike: dict[tuple[str, ...], list[Series]] = {}
     for one in series:
         shared = [(finding, list[str]()) for finding in one.findings]
-        findings = [*shared, *stack_findings(one.stacks)]
-        if not findings:
-            continue
-        title = f"{one.modality} {one.description}".strip()
-        console.print(f"\n[bold]{escape(title)}[/] [dim]{escape(one.uid)}[/]", soft_wrap=True)
-        for finding, labels in findings:
-            console.print(_line(finding, labels), soft_wrap=True)
+        lines = tuple(_line(finding, labels) for finding, labels in [*shared, *stack_findings(one.stacks)])
+        if lines:
+            alike.setdefault(lines, []).append(one)
+    for lines, members in alike.items():
+        console.print()
+        for one in members[:_ALIKE_SHOWN]:
+            title = f"{one.modality} {one.description}".strip()
+            console.print(f"[bold]{escape(title)}[/] [dim]{escape(one.uid)}[/]", soft_wrap=True)
+        if len(members) > _ALIKE_SHOWN:
+            console.print(f"[bold]and {len(members) - _ALIKE_SHOWN} more series[/]")
+        for line in lines:
+            console.print(line, soft_wrap=True)
     console.print()
 
 
