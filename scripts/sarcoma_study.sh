@@ -5,9 +5,9 @@
 #   MEDSEG3D_DATA=/path/to/data bash scripts/sarcoma_study.sh [--output FOLDER] [--quick]
 set -euo pipefail
 caller=$PWD
-data=${MEDSEG3D_DATA:-}/ct_pet_mr_sarcoma
-if [ -z "${MEDSEG3D_DATA:-}" ] || [ ! -d "$data" ]; then
-  echo "error: no folder ${data#/} with the patients' DICOM. Set MEDSEG3D_DATA to the folder that holds it." >&2
+data=${MEDSEG3D_DATA:-MEDSEG3D_DATA}/ct_pet_mr_sarcoma
+if [ ! -d "$data" ]; then
+  echo "error: no folder $data. Set MEDSEG3D_DATA to the folder that holds ct_pet_mr_sarcoma/." >&2
   exit 2
 fi
 source "$(dirname "$0")/environment.sh" ""
