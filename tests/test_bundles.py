@@ -22,6 +22,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, run, verify_
 from medseg3d.bundles import check_bundle
 from medseg3d.engines.checkpoint import load_checkpoint
 from medseg3d.errors import ConfigError
+from medseg3d.phantom import TUMOUR_LABELS, TUMOUR_REGIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = sorted(path for path in (ROOT / "bundles").iterdir() if (path / "configs").is_dir())
@@ -38,6 +39,7 @@ PHANTOMS = {
     "ct_organ_segmentation": "phantom_datalist",
     "ct_pet_tumor_segmentation": "ct_pet_datalist",
     "mri_hippocampus_segmentation": "mri_datalist",
+    "mri_tumor_segmentation": "tumour_datalist",
 }
 
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
@@ -60,12 +62,17 @@ def images_of(study: Path, item: dict[str, Any]) -> list[str]:
     return [str(study.parent / image) for image in images]
 
 
+def labels_of(bundle: Path) -> dict[str, int]:
+    """The labels of the phantoms that a bundle is tried with."""
+    return TUMOUR_LABELS if bundle.name == "mri_tumor_segmentation" else ORGANS
+
+
 def small(bundle: Path, datalist: Path, folder: Path) -> dict[str, Any]:
     """Overrides that make a bundle train on the phantoms in seconds."""
     return {
         "bundle_root": str(bundle),
         "datalist": str(datalist),
-        "labels": ORGANS,
+        "labels": labels_of(bundle),
         "spacing": [8.0, 8.0, 8.0],
         "patch_size": [32, 32, 32],
         "output_dir": str(folder),
@@ -74,7 +81,7 @@ def small(bundle: Path, datalist: Path, folder: Path) -> dict[str, Any]:
         "max_epochs": 2,
         "iterations_per_epoch": 2,
         "val_interval": 2,
-        "network_def::filters": [4] * (5 if bundle.name.startswith("ct") else 4),
+        "network_def::filters": [4] * (4 if bundle.name == "mri_hippocampus_segmentation" else 5),
     }
 
 
@@ -124,7 +131,7 @@ def test_network_takes_and_gives_what_the_metadata_says(bundle: Path, file: str)
 def test_properties_of_the_workflow_are_there(
     bundle: Path, files: list[str], kind: str, study: Path, tmp_path: Path
 ) -> None:
-    overrides = {"bundle_root": str(bundle), "output_dir": str(tmp_path), "device": "cpu", "labels": ORGANS}
+    overrides = {"bundle_root": str(bundle), "output_dir": str(tmp_path), "device": "cpu", "labels": labels_of(bundle)}
     overrides |= {"dataset_dir": str(study.parent)} if kind == "train" else {"dataset_dir": str(study)}
     overrides |= {"weights": None} if kind == "infer" else {"spacing": [8.0] * 3, "patch_size": [32] * 3}
     workflow = ConfigWorkflow(configs(bundle, *files), workflow_type=kind, logging_file=False, **overrides)
@@ -140,7 +147,7 @@ def test_training_and_inference_prepare_images_alike(bundle: Path, study: Path, 
     for file, id_ in (("train", "validate::preprocessing"), ("inference", "preprocessing")):
         parser = ConfigParser()
         parser.read_config(configs(bundle, file))
-        parser["labels"] = ORGANS
+        parser["labels"] = labels_of(bundle)
         images.append(parser.get_parsed_content(id_)(dict(paths))["image"])
     assert torch.equal(images[0].as_subclass(torch.Tensor), images[1].as_subclass(torch.Tensor))
 
@@ -173,7 +180,8 @@ def test_bundle_trains_evaluates_and_segments_a_phantom(
     run(run_id="evaluating", config_file=configs(bundle, "train", "evaluate"), logging_file=False, **overrides)
     summary = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())
     assert summary["cases"] == 1
-    assert set(summary["labels"]) == set(ORGANS)
+    regions = TUMOUR_REGIONS if bundle.name == "mri_tumor_segmentation" else {}
+    assert set(summary["labels"]) == {*labels_of(bundle), *regions}
 
     keys = ("bundle_root", "labels", "spacing", "patch_size", "device", "network_def::filters")
     again = {key: overrides[key] for key in keys} | {"dataset_dir": str(study), "output_dir": str(tmp_path / "masks")}
@@ -185,11 +193,12 @@ def test_bundle_trains_evaluates_and_segments_a_phantom(
     assert mask.shape == image.shape
     assert np.array_equal(mask.affine, image.affine)
     assert mask.get_data_dtype() == np.uint8
-    assert set(json.loads((tmp_path / "masks" / f"{item['case']}.json").read_text())["volume_ml"]) == set(ORGANS)
+    sidecar = json.loads((tmp_path / "masks" / f"{item['case']}.json").read_text())
+    assert set(sidecar["volume_ml"]) == set(labels_of(bundle))
 
 
 @each_volume_bundle
-@pytest.mark.parametrize("overlay", ["unet_2d", "sgd_poly", "low_resolution"])
+@pytest.mark.parametrize("overlay", ["unet_2d", "sgd_poly", "low_resolution", "residual_encoder", "labels_softmax"])
 def test_overlays_train_a_step(bundle: Path, overlay: str, study: Path, tmp_path: Path) -> None:
     if not (bundle / "configs" / f"{overlay}.yaml").is_file():
         pytest.skip(f"{bundle.name} has no {overlay}.yaml")
@@ -197,7 +206,7 @@ def test_overlays_train_a_step(bundle: Path, overlay: str, study: Path, tmp_path
     narrow = overrides.pop("network_def::filters")
     if overlay == "unet_2d":
         overrides["network_def::network::filters"] = narrow
-    elif overlay == "sgd_poly":
+    elif overlay != "low_resolution":
         overrides["network_def::filters"] = narrow
     run(run_id="training", config_file=configs(bundle, "train", overlay), logging_file=False, **overrides)
     assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 1
@@ -233,7 +242,7 @@ def test_export_to_torchscript_computes_the_same(bundle: Path, tmp_path: Path) -
         ({"max_epoch": 3}, "Did you mean 'max_epochs'"),
         ({"network_def::filtesr": [4, 4]}, "Did you mean 'network_def::filters'|filtesr"),
         ({"patch_size": [33, 32, 32]}, "not divisible by the network's stride"),
-        ({"labels": {"liver": 1}}, "spleen"),
+        ({"labels": {"liver": 1}}, "spleen|oedema"),
         ({"fold": 9}, "no fold 9"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
