@@ -130,7 +130,8 @@ def _circles(merged: Merged, known: set[str]) -> list[Problem]:
         circle = _find_circle(start, next_ids, done)
         if circle:
             path = " → ".join(circle)
-            problems.append(Problem(merged.where(circle[0]), f"references go round in a circle: {path}."))
+            what = f"references go round in a circle: {path}."
+            problems.append(Problem(merged.where(circle[0]), what, "Give one of them a value of its own."))
     return problems
 
 

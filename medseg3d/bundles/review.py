@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medseg3d.bundles.expressions import Concern, concerns_of, imports_of
 from medseg3d.bundles.hashes import check_hashes
@@ -25,9 +25,9 @@ from medseg3d.errors import UsageError
 __all__ = ["require_trust", "review_bundle", "review_configs"]
 
 CONFIGS = frozenset({".json", ".yaml", ".yml"})
-CODE = frozenset({".bat", ".cmd", ".dll", ".dylib", ".exe", ".pth", ".py", ".pyc", ".pyd", ".sh", ".so"})
+CODE = frozenset({".bat", ".cmd", ".dll", ".dylib", ".exe", ".py", ".pyc", ".pyd", ".sh", ".so"})
 _SHOWN = 100
-_REMEDY: Mapping[Any, str] = {
+_REMEDY = {
     "error": "No model needs this: do not run the bundle unless you know why it is there.",
     "review": "Read it before you trust the bundle.",
 }
@@ -55,14 +55,18 @@ def review_configs(contents: Sequence[Content]) -> list[Problem]:
     """The same of configurations that have been read, each with the name it is reported under."""
     imported = _imported(content for _, content in contents)
     return [
-        Problem(
-            f"{name}: {id_}", f"{concern.what}: {_short(value)}", _REMEDY[concern.verdict], severity=concern.verdict
-        )
+        _problem(f"{name}: {id_}", value, concerns)
         for name, content in contents
         for id_, value in iterate_ids(content)
-        for concern in _concerns(id_, value, imported)
-        if concern.verdict is not None
+        if (concerns := list(_concerns(id_, value, imported)))
     ]
+
+
+def _problem(where: str, value: Any, concerns: Sequence[Concern]) -> Problem:
+    """One problem for one expression, as serious as the worst that it does."""
+    severity: Literal["error", "review"] = "error" if any(c.verdict == "error" for c in concerns) else "review"
+    what = ", ".join(dict.fromkeys(concern.what for concern in concerns))
+    return Problem(where, f"{what}: {_short(value)}", _REMEDY[severity], severity=severity)
 
 
 def require_trust(bundle: Path, config_files: Sequence[Path] = (), *, own_weights: bool = True) -> None:
