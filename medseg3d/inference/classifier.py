@@ -5,24 +5,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from medseg3d.engines.device import autocast
 from medseg3d.engines.memory import keep_freed_memory
 from medseg3d.errors import CaseError, ConfigError, UsageError
-from medseg3d.files import whole_or_not_at_all, write_json
+from medseg3d.files import write_json
 from medseg3d.images import read_image
 from medseg3d.inference.calibration import (
     DIGITS,
@@ -32,6 +28,7 @@ from medseg3d.inference.calibration import (
     write_calibration,
 )
 from medseg3d.inference.checks import plain
+from medseg3d.inference.class_tables import Classified, CountingBar, print_predictions, write_predictions
 from medseg3d.inference.gradcam import AttentionMaps, write_overlay
 from medseg3d.inference.report import make_console
 from medseg3d.inference.segmenter import CASE_ERRORS, bundle_identity, device_name, reason, reraise_if_general
@@ -41,27 +38,11 @@ from medseg3d.metrics.classification import choose_threshold
 from medseg3d.options import flag
 from medseg3d.transforms2d import to_original_size
 
-__all__ = ["Classified", "Classifier"]
+__all__ = ["Classifier"]
 
 logger = logging.getLogger(__name__)
 
 PREDICTIONS, RECORD, OVERLAYS = "predictions.csv", "predictions.json", "overlays"
-SHOWN_ROWS = 20
-
-
-@dataclass(frozen=True)
-class Classified:
-    """Answers of a run.
-
-    Attributes:
-        cases: dicts of ``case``, ``image`` and perhaps ``patient`` and ``label``, of those that could be classified.
-        logits: (cases, classes), the mean over the views.
-        failed: case → why it could not be classified.
-    """
-
-    cases: tuple[Mapping[str, Any], ...]
-    logits: NDArray[np.float64]
-    failed: Mapping[str, str]
 
 
 class Classifier:
@@ -139,7 +120,7 @@ class Classifier:
             ConfigError: network and labels do not fit together.
         """
         answers = self.classify()
-        self._print(pd.read_csv(self.output_dir / PREDICTIONS, dtype={"case": str}), answers)
+        print_predictions(self.console, self.output_dir / PREDICTIONS, answers, self.classes)
         if answers.failed:
             reasons = "\n".join(f"  {case}: {why}" for case, why in answers.failed.items())
             total = len(answers.failed) + len(answers.cases)
@@ -153,7 +134,7 @@ class Classifier:
         answers = self.logits()
         probabilities = calibration.probabilities(answers.logits, multi_label=self.multi_label).round(DIGITS)
         called = calibration.decide(probabilities, self.classes, multi_label=self.multi_label)
-        self._write_table(answers, probabilities, called)
+        write_predictions(self.output_dir / PREDICTIONS, answers, self.classes, probabilities, called)
         record = {
             "schema": "medseg3d.class_predictions/1",
             "classes": self.classes,
@@ -212,7 +193,7 @@ class Classifier:
         done: list[Mapping[str, Any]] = []
         rows: list[NDArray[np.float64]] = []
         failed: dict[str, str] = {}
-        with self._progress(len(cases)) as advance:
+        with CountingBar(len(cases), self.console) as advance:
             batch: list[tuple[Mapping[str, Any], torch.Tensor]] = []
             for case, loaded in self._loaded(cases):
                 if isinstance(loaded, str):
@@ -285,16 +266,6 @@ class Classifier:
             row[label > 0 if label.ndim else int(label)] = 1
         return rows
 
-    def _write_table(self, answers: Classified, probabilities: NDArray[np.float64], called: Sequence[str]) -> None:
-        table = pd.DataFrame({"case": [case["case"] for case in answers.cases]})
-        if any(case.get("patient") for case in answers.cases):
-            table["patient"] = [case.get("patient", "") for case in answers.cases]
-        for i, name in enumerate(self.classes):
-            table[f"p_{name}"] = probabilities[:, i]
-        table["predicted"] = list(called)
-        with whole_or_not_at_all(self.output_dir / PREDICTIONS) as temporary:
-            table.to_csv(temporary, index=False, lineterminator="\n")
-
     def _write_overlays(self, answers: Classified, called: Sequence[str]) -> None:
         wanted = len(answers.cases) if self.overlays < 0 else min(self.overlays, len(answers.cases))
         if not wanted:
@@ -311,36 +282,3 @@ class Classifier:
             inner = getattr(loaded, "meta", {}).get("inner_size", heat.shape[1:])
             heat = to_original_size(heat, pixels.shape[:2], [int(n) for n in inner], nearest=False)
             write_overlay(self.output_dir / OVERLAYS / f"{case['case']}.png", pixels, heat[0].numpy())
-
-    def _progress(self, total: int) -> Any:
-        return _Counter(total, self.console)
-
-    def _print(self, table: pd.DataFrame, answers: Classified) -> None:
-        shown = Table(title=f"{len(answers.cases)} of {len(answers.cases) + len(answers.failed)} images classified")
-        shown.add_column("case", no_wrap=True)
-        for name in self.classes:
-            shown.add_column(escape(name), justify="right")
-        shown.add_column("called")
-        for row in table.head(SHOWN_ROWS).to_dict("records"):
-            scores = [f"{row[f'p_{name}']:.3f}" for name in self.classes]
-            called = row["predicted"] if isinstance(row["predicted"], str) else "–"
-            shown.add_row(escape(str(row["case"])), *scores, escape(called))
-        self.console.print(shown)
-        if len(table) > SHOWN_ROWS:
-            self.console.print(f"{len(table) - SHOWN_ROWS} more in {self.output_dir / PREDICTIONS}", markup=False)
-
-
-class _Counter:
-    """A bar on a terminal; nothing in a log, where a run of seconds needs no lines."""
-
-    def __init__(self, total: int, console: Any) -> None:
-        columns = TextColumn("classifying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-        self.task = self.bar.add_task("classifying", total=total)
-
-    def __enter__(self) -> Callable[[], None]:
-        self.bar.start()
-        return lambda: self.bar.advance(self.task)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()

@@ -112,10 +112,10 @@ def feature_maps(network: torch.nn.Module, image: torch.Tensor) -> list[str]:
 
 def attention_modules(network: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     """The self-attention layers of a vision transformer with one grid of patches: torchvision's and timm's."""
-    from timm.layers import Attention
-    from timm.models.vision_transformer import Attention as VitAttention
+    # Where every timm 1.x has it; timm.layers has it in later ones only.
+    from timm.models.vision_transformer import Attention
 
-    kinds = (torch.nn.MultiheadAttention, Attention, VitAttention)
+    kinds = (torch.nn.MultiheadAttention, Attention)
     return [(name, module) for name, module in network.named_modules() if isinstance(module, kinds)]
 
 

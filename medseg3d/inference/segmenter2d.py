@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 from PIL import Image
-from rich.markup import escape
-from rich.table import Table
 
 from medseg3d.engines.device import autocast
 from medseg3d.errors import CaseError, ConfigError, UsageError
@@ -23,7 +20,8 @@ from medseg3d.images import ImageRef, read_image, read_mask
 from medseg3d.inference.checks import plain
 from medseg3d.inference.export import sidecar_path
 from medseg3d.inference.outputs2d import entropy, indexed, save_image, segment_info, write_instances
-from medseg3d.inference.report import CaseResult, SegmentReport
+from medseg3d.inference.report import SegmentReport
+from medseg3d.inference.report2d import ImageResult, print_report
 from medseg3d.inference.segmenter import Segmenter, device_name, read_sidecar
 from medseg3d.instances import Instance, Panoptic, count_instances, measure, panoptic, panoptic_to_rgb
 from medseg3d.masks2d import mask_files, mask_layers, read_layers
@@ -35,32 +33,6 @@ __all__ = ["Segmenter2d"]
 
 PICTURES = "pictures"
 TABLE = "instances.csv"
-
-
-@dataclass(frozen=True)
-class ImageResult(CaseResult):
-    """One image after the run.
-
-    Attributes:
-        areas_px: pixels of each label by name.
-        counts: objects of each label by name, of those that are counted.
-    """
-
-    areas_px: Mapping[str, int] = field(default_factory=dict)
-    counts: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def line(self) -> str:
-        """The result in one line of plain text."""
-        if self.status == "failed":
-            return super().line
-        sizes = [f"{name} {self.shown(name)}" for name in self.areas_px]
-        return f"{self.case}: {self.status} in {self.seconds:.1f} s: {', '.join(sizes)}"
-
-    def shown(self, name: str) -> str:
-        """What was found of a label, for a table."""
-        counted = f" ({self.counts[name]})" if name in self.counts else ""
-        return f"{self.areas_px[name]} px{counted}" if name in self.areas_px else "–"
 
 
 class Segmenter2d(Segmenter):
@@ -123,7 +95,7 @@ class Segmenter2d(Segmenter):
             ConfigError: network and labels do not fit together.
         """
         report = self.segment()
-        self._print(report)
+        print_report(self.console, report, self.labels)
         report.raise_for_failed()
         return report
 
@@ -148,7 +120,7 @@ class Segmenter2d(Segmenter):
             )
         return data
 
-    def _segment_case(self, name: str, image: Any, loaded: Any, start: float) -> CaseResult:
+    def _segment_case(self, name: str, image: Any, loaded: Any, start: float) -> ImageResult:
         self._refuse_overwriting(name, image)
         self._discard_earlier(name, [ImageRef.parse(image).path])
         begin = time.perf_counter()
@@ -301,7 +273,7 @@ class Segmenter2d(Segmenter):
         complete = not self.things or self._other_paths(name)[0].is_file()
         return complete and super()._is_kept(name)
 
-    def _kept_result(self, name: str) -> CaseResult:
+    def _kept_result(self, name: str) -> ImageResult:
         sidecar = read_sidecar(self.output_dir, name)
         if self.things:  # the table is of all images
             spacing = sidecar.get("spacing_mm")
@@ -316,22 +288,6 @@ class Segmenter2d(Segmenter):
             areas_px=sidecar.get("area_px", {}),
             counts=sidecar.get("counts", {}),
         )
-
-    def _print(self, report: SegmentReport) -> None:
-        done = len(report.cases) - len(report.failed)
-        table = Table(title=f"{done} of {len(report.cases)} images segmented")
-        table.add_column("case", no_wrap=True)
-        table.add_column("status")
-        for name in self.labels:
-            table.add_column(escape(name), justify="right")
-        table.add_column("s", justify="right")
-        table.add_column("to know", overflow="fold")
-        for c in report.cases:
-            sizes = [c.shown(name) if isinstance(c, ImageResult) else "–" for name in self.labels]
-            status = f"[red]{c.status}[/]" if c.status == "failed" else c.status
-            note = "failed, reason below" if c.error else escape("; ".join(c.findings))
-            table.add_row(escape(c.case), status, *sizes, f"{c.seconds:.1f}", note)
-        self.console.print(table)
 
 
 def _spacing(image: MetaTensor) -> tuple[float, float] | None:

@@ -14,6 +14,7 @@ from medseg3d.errors import UsageError
 __all__ = ["Tile", "TiledImage", "WholeImage", "tiles_of"]
 
 Found = dict[str, torch.Tensor]
+NEAR_BORDER = 0.1  # of an object's sides
 
 
 class WholeImage:
@@ -128,8 +129,10 @@ def _of_core(found: Found, tile: Tile, scale_xy: tuple[float, float]) -> Found:
     boxes = boxes + torch.tensor([tile.left, tile.top] * 2, dtype=boxes.dtype)
     x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).unbind(dim=1)
     left, top, right, bottom = tile.core
-    # A border belongs to both tiles: what both find there is suppressed afterwards, what one finds is not lost.
-    mine = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
+    # Two tiles place the same object a little differently: near a border both answer for it, or each could leave it to
+    # the other. What both say is suppressed afterwards.
+    near_x, near_y = (NEAR_BORDER * (boxes[:, 2:] - boxes[:, :2])).unbind(dim=1)
+    mine = (x >= left - near_x) & (x <= right + near_x) & (y >= top - near_y) & (y <= bottom + near_y)
     return {"boxes": boxes[mine], "scores": found["scores"][mine], "labels": found["labels"][mine]}
 
 

@@ -10,26 +10,30 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import mobilenet_v3_large, resnet, vgg16
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection._utils import retrieve_out_channels
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.models.detection.fcos import FCOSHead
-from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.models.detection.rpn import RPNHead
-from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG, SSDHead
-from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG
+from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from medseg3d.errors import UsageError
 from medseg3d.networks.anchors import Anchors
+from medseg3d.networks.detector_heads import (
+    AsGiven,
+    Float32BoxPredictor,
+    Float32FcosHead,
+    Float32RetinaNetHead,
+    Float32RpnHead,
+    Float32SsdHead,
+    Float32SsdLiteHead,
+    NoExtraLevel,
+)
 
 __all__ = ["ARCHITECTURES", "BACKBONES", "Architecture", "Backbone", "detector"]
 
@@ -107,13 +111,13 @@ def detector(
         network = _retinanet(pyramid, out_channels, levels, anchors_per_cell, limits)
     else:
         network = _faster_rcnn(pyramid, out_channels, levels, anchors_per_cell, limits)
-    network.transform = _AsGiven(1, 1, [0.0] * 3, [1.0] * 3)
+    network.transform = AsGiven(1, 1, [0.0] * 3, [1.0] * 3)
     return network
 
 
 def _fcos(pyramid: nn.Module, out_channels: int, levels: Sequence[int], convs: int, limits: dict[str, Any]) -> FCOS:
     anchors = Anchors([[(2.0**level, 2.0**level)] for level in levels])
-    head = _FcosHead(pyramid.out_channels, 1, out_channels, convs)
+    head = Float32FcosHead(pyramid.out_channels, 1, out_channels, convs)
     return FCOS(pyramid, out_channels, anchor_generator=anchors, head=head, **limits)
 
 
@@ -121,7 +125,7 @@ def _retinanet(
     pyramid: nn.Module, out_channels: int, levels: Sequence[int], count: int, limits: dict[str, Any]
 ) -> RetinaNet:
     anchors = Anchors([_shapes(RETINANET_SIDE * 2**level, count) for level in levels])
-    head = _RetinaNetHead(pyramid.out_channels, count, out_channels, norm_layer=partial(nn.GroupNorm, 32))
+    head = Float32RetinaNetHead(pyramid.out_channels, count, out_channels, norm_layer=partial(nn.GroupNorm, 32))
     return RetinaNet(pyramid, out_channels, anchor_generator=anchors, head=head, **limits)
 
 
@@ -133,9 +137,9 @@ def _faster_rcnn(
     return FasterRCNN(
         pyramid,
         rpn_anchor_generator=Anchors([_shapes(FASTER_RCNN_SIDE * 2**level, count) for level in levels]),
-        rpn_head=_RpnHead(pyramid.out_channels, count),
+        rpn_head=Float32RpnHead(pyramid.out_channels, count),
         box_roi_pool=MultiScaleRoIAlign(featmap_names=pooled, output_size=7, sampling_ratio=2),
-        box_predictor=_BoxPredictor(1024, out_channels),
+        box_predictor=Float32BoxPredictor(1024, out_channels),
         **{f"box_{name}": value for name, value in limits.items()},
     )
 
@@ -148,7 +152,7 @@ def _ssd300(out_channels: int, limits: dict[str, Any]) -> SSD:
         steps=[8, 16, 32, 64, 100, 300],
     )
     anchors = Anchors(_default_shapes(defaults, 300), defaults.steps)
-    head = _SsdHead(retrieve_out_channels(features, (300, 300)), anchors.counts, out_channels)
+    head = Float32SsdHead(retrieve_out_channels(features, (300, 300)), anchors.counts, out_channels)
     return _ssd(features, anchors, (300, 300), out_channels, head, limits)
 
 
@@ -158,7 +162,7 @@ def _ssdlite(out_channels: int, limits: dict[str, Any]) -> SSD:
     features = SSDLiteFeatureExtractorMobileNet(body, _strided(body)[-1], norm)
     defaults = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
     anchors = Anchors(_default_shapes(defaults, 320), [320 / cells for cells in (20, 10, 5, 3, 2, 1)])
-    head = _SsdLiteHead(retrieve_out_channels(features, (320, 320)), anchors.counts, out_channels, norm)
+    head = Float32SsdLiteHead(retrieve_out_channels(features, (320, 320)), anchors.counts, out_channels, norm)
     return _ssd(features, anchors, (320, 320), out_channels, head, limits)
 
 
@@ -182,7 +186,7 @@ def _pyramid(
     extra: ExtraFPNBlock
     match len(levels) - len(own):
         case 0:
-            extra = _NoExtra()
+            extra = NoExtraLevel()
         case 1:
             extra = LastLevelMaxPool()
         case _:
@@ -245,80 +249,3 @@ def _checked_levels(levels: Sequence[int], *, most_extra: int) -> list[int]:
 def _require(value: str, known: Sequence[str], name: str) -> None:
     if value not in known:
         raise UsageError(f"{name} is {value!r}; there are {', '.join(known)}.")
-
-
-class _AsGiven(GeneralizedRCNNTransform):
-    """torchvision's batching (padding to a multiple of 32) without its resizing: images are on their grid already."""
-
-    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        return image, target
-
-
-class _NoExtra(ExtraFPNBlock):
-    """A pyramid that ends with the backbone's last level; torchvision's own default adds one."""
-
-    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
-        return results, names
-
-
-# Heads that end in float32. Under autocast torchvision would decode boxes in bfloat16, whose 8 bits place a corner at
-# 300 only to within 2 pixels.
-
-
-def _without_background(logits: Tensor, training: bool) -> Tensor:
-    """Logits (image, anchor, class) whose channel 0 is never found: FCOS and RetinaNet have no background class."""
-    if training:
-        return logits
-    return torch.cat([torch.full_like(logits[:, :, :1], -1e4), logits[:, :, 1:]], dim=2)
-
-
-class _FcosHead(FCOSHead):
-    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        classes = self.classification_head(x)
-        boxes, centreness = self.regression_head(x)
-        return {
-            "cls_logits": _without_background(classes.float(), self.training),
-            "bbox_regression": boxes.float(),
-            "bbox_ctrness": centreness.float(),
-        }
-
-
-class _RetinaNetHead(RetinaNetHead):
-    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        return {
-            "cls_logits": _without_background(self.classification_head(x).float(), self.training),
-            "bbox_regression": self.regression_head(x).float(),
-        }
-
-
-class _SsdHead(SSDHead):
-    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        return {
-            "bbox_regression": self.regression_head(x).float(),
-            "cls_logits": self.classification_head(x).float(),
-        }
-
-
-class _SsdLiteHead(SSDLiteHead):
-    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        return {
-            "bbox_regression": self.regression_head(x).float(),
-            "cls_logits": self.classification_head(x).float(),
-        }
-
-
-class _RpnHead(RPNHead):
-    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        logits: list[Tensor] = []
-        boxes: list[Tensor] = []
-        for level in x:
-            shared = self.conv(level)
-            logits.append(self.cls_logits(shared).float())
-            boxes.append(self.bbox_pred(shared).float())
-        return logits, boxes
-
-
-class _BoxPredictor(FastRCNNPredictor):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = x.flatten(start_dim=1)
-        return self.cls_score(x).float(), self.bbox_pred(x).float()
