@@ -81,9 +81,53 @@ def test_named_channels_keep_the_order_asked_for(tmp_path):
 def test_brats_like_folders(tmp_path):
     for case in ("B_1", "B_2"):
         touch(tmp_path, *(f"{case}/{case}_{c}.nii.gz" for c in ("t1", "t1ce", "t2", "flair", "seg")))
-    assert build(tmp_path).datalist.channels == ("flair", "t1", "t1ce", "t2")
+    assert build(tmp_path).datalist.channels == ("T1", "T1c", "T2", "FLAIR")
     chosen = pairs(tmp_path, channels=["t1ce", "flair"])
     assert chosen["B_2"] == (["B_2_t1ce.nii.gz", "B_2_flair.nii.gz"], "B_2_seg.nii.gz")
+
+
+BRATS_2021 = ("{0}/{0}_{1}.nii.gz", ("t1", "t1ce", "t2", "flair"))
+BRATS_2023 = ("{0}/{0}-{1}.nii.gz", ("t1n", "t1c", "t2w", "t2f"))
+
+
+@pytest.mark.parametrize(("pattern", "endings"), [BRATS_2021, BRATS_2023], ids=["2021", "2023"])
+@pytest.mark.parametrize("enhancing", [3, 4])
+def test_brats_of_every_year_gets_its_channels_labels_and_regions(tmp_path, pattern, endings, enhancing):
+    for case in ("BraTS-GLI-00000-000", "BraTS-GLI-00001-000"):
+        touch(tmp_path, *(pattern.format(case, ending) for ending in endings))
+        label = np.zeros((3, 3, 3), np.uint8)
+        label.ravel()[:3] = 1, 2, enhancing
+        nibabel.save(nibabel.Nifti1Image(label, np.eye(4)), tmp_path / pattern.format(case, "seg"))
+    built = build_datalist(tmp_path, path=tmp_path / "list.json")
+    datalist = built.datalist
+    assert (datalist.modality, datalist.channels) == ("MRI", ("T1", "T1c", "T2", "FLAIR"))
+    assert [path.name for path in datalist.training[1].image] == [
+        Path(pattern.format("BraTS-GLI-00001-000", ending)).name for ending in endings
+    ]
+    assert datalist.labels == {"necrotic_core": 1, "oedema": 2, "enhancing": enhancing}
+    assert datalist.regions == {
+        "whole_tumour": (1, 2, enhancing),
+        "tumour_core": (1, enhancing),
+        "enhancing_tumour": (enhancing,),
+    }
+    assert f"named as in BraTS: necrotic_core = 1, oedema = 2, enhancing = {enhancing}" in built.warnings[0]
+
+
+def test_a_case_without_a_channel_is_refused_or_gets_null(tmp_path):
+    for case in ("a", "b"):
+        touch(tmp_path, *(f"{case}/{case}_{c}.nii.gz" for c in ("t1", "t1ce", "t2", "flair", "seg")))
+    (tmp_path / "b" / "b_t1ce.nii.gz").unlink()
+    with pytest.raises(DataListError, match=r"case a has the channels FLAIR, T1, T1c, T2, case b FLAIR, T1, T2"):
+        build(tmp_path)
+    datalist = build(tmp_path, missing_channels=True).datalist
+    assert [path and path.name for path in datalist.training[1].image] == [
+        "b_t1.nii.gz",
+        None,
+        "b_t2.nii.gz",
+        "b_flair.nii.gz",
+    ]
+    assert datalist.training[1].missing(datalist.channels) == ("T1c",)
+    assert None not in datalist.training[0].image
 
 
 def test_unlabelled_images_are_refused_or_tested_on(tmp_path):

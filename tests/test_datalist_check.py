@@ -301,3 +301,32 @@ def test_hippocampus_has_nothing_but_notes(data_dir):
     found = {(f.severity, f.case, f.code) for f in report.findings}
     assert found == {("note", f"hippocampus_{n}", "label-as-float") for n in ("003", "243")}
     assert report.ranges()["shape_voxels"]["median"] == (35, 50, 36)
+
+
+def saved(path: Path, voxels: np.ndarray) -> str:
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)
+    return path.name
+
+
+def test_files_of_several_channels_missing_channels_and_ignored_voxels(tmp_path):
+    """As in Task01 of the Decathlon, and as partly annotated and incomplete studies are."""
+    random = np.random.default_rng(0)
+    label = np.zeros((4, 4, 4), np.uint8)
+    label.ravel()[:3] = 1, 9, 9
+    four = saved(tmp_path / "four.nii.gz", random.normal(size=(4, 4, 4, 2)).astype(np.float32))
+    three = saved(tmp_path / "three.nii.gz", random.normal(size=(4, 4, 4, 3)).astype(np.float32))
+    alone = saved(tmp_path / "alone.nii.gz", random.normal(size=(4, 4, 4)).astype(np.float32))
+    seg = saved(tmp_path / "seg.nii.gz", label)
+    entries = [
+        {"case": "four", "image": four, "label": seg},
+        {"case": "three", "image": three, "label": seg},
+        {"case": "lacking", "image": [alone, None], "label": seg},
+    ]
+    values = {"labels": {"tumour": 1}, "channels": ["T1", "T2"], "ignore_label": 9, "training": entries}
+    (tmp_path / "list.json").write_text(json.dumps(values))
+    report = check_datalist(read_datalist(tmp_path / "list.json"))
+    found = {(finding.case, finding.severity, finding.code): finding.message for finding in report.findings}
+    assert found.keys() == {("three", "error", "channels"), ("lacking", "warning", "channel-missing")}
+    assert "three.nii.gz holds 3 channel(s), the list names 2 (T1, T2)" in found["three", "error", "channels"]
+    assert "lacking lacks T2" in found["lacking", "warning", "channel-missing"]
+    assert len(report.cases[0].contents) == 2

@@ -44,6 +44,9 @@ def build(
     unlabelled_to_testing: Annotated[
         bool, typer.Option("--unlabelled-to-testing", help="Keep images without a label, for testing.")
     ] = False,
+    missing_channels: Annotated[
+        bool, typer.Option("--missing-channels", help="Write null for a channel that a case lacks.")
+    ] = False,
     task: Annotated[
         str, typer.Option(help="2D images: classification, detection or segmentation_2d, where it is not clear.")
     ] = "",
@@ -64,8 +67,8 @@ def build(
     """Make a data list from a folder of images and label maps, or of 2D images.
 
     Volumes: MSD and nnU-Net (with or without dataset.json), images/ beside
-    labels/ or masks/, and a folder a case. Images and labels are matched by
-    name; what has no partner is named and refused.
+    labels/ or masks/, and a folder a case, as BraTS has it. Images and labels
+    are matched by name; what has no partner is named and refused.
 
     2D images: a folder a class (and a CSV of patients beside them), a CSV with
     the columns image, label and patient, images/ with masks/, Pascal VOC, COCO
@@ -80,7 +83,7 @@ def build(
 
       medseg3d datalist build study -o study.json --modality CT --labels liver=1,spleen=2 --patient-regex '^(P[0-9]+)_'
 
-      medseg3d datalist build brats -o brats.json --modality MRI --channels flair,t1,t1ce,t2 --labels brats.yaml
+      medseg3d datalist build BraTS2021_Training -o brats.json --missing-channels
 
       medseg3d datalist build chest_xray -o xray.json --split 70/15/15
 
@@ -107,6 +110,7 @@ def build(
             channels=[channel.strip() for channel in channels.split(",")] if channels else (),
             patient_regex=patient_regex,
             unlabelled_to_testing=unlabelled_to_testing,
+            missing_channels=missing_channels,
             workers=workers or None,
             progress=progress,
         )

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medseg3d.datalist.brats import BRATS_CHANNELS, brats_labels, brats_regions, with_brats_channels
 from medseg3d.datalist.cases import label_values
 from medseg3d.datalist.check import Progress, mapped
-from medseg3d.datalist.layouts import Files, channel_names, find_layout, volumes_in
+from medseg3d.datalist.layouts import Files, Layout, channel_names, find_layout, volumes_in
 from medseg3d.datalist.model import Case, DataList, absolute, shorten
 from medseg3d.datalist.reading import read_datalist
 from medseg3d.errors import DataListError, UsageError
@@ -36,6 +37,7 @@ def build_datalist(
     channels: Sequence[str] = (),
     patient_regex: str = "",
     unlabelled_to_testing: bool = False,
+    missing_channels: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Built:
@@ -43,7 +45,8 @@ def build_datalist(
 
     Understood are a ``dataset.json`` (MSD, nnU-Net, this project's), ``imagesTr`` with ``labelsTr`` (and
     ``imagesTs``), ``images`` with ``labels`` or ``masks``, and a folder a case. Images and labels are matched by name:
-    ``case_0001``, ``case_0001_seg`` and ``segmentation-0001`` belong together, and what has no partner is refused.
+    ``case_0001``, ``case_0001_seg`` and ``segmentation-0001`` belong together, and what has no partner is refused. The
+    names of BraTS (``_t1ce``, ``-t2f``, …) become the channels T1, T1c, T2 and FLAIR, with its labels and regions.
 
     Args:
         folder: The data.
@@ -54,6 +57,7 @@ def build_datalist(
         channels: Names of the channels, in the order wanted; found in the file names where they are not given.
         patient_regex: Finds the patient in the name of the case: its first group, or all that it matches.
         unlabelled_to_testing: Images without a label become testing cases; otherwise they are refused.
+        missing_channels: A channel that some case lacks is null in its entry; otherwise that is refused.
         workers: Label maps that are read at once.
         progress: Called after each label map that is read.
 
@@ -69,7 +73,12 @@ def build_datalist(
     if described.is_file():
         datalist = replace(_described(described, channels, labels, warnings), path=path)
     else:
-        datalist = _found(folder, path, channels, labels, unlabelled_to_testing, workers, progress, warnings)
+        layout, named = find_layout(folder, channels), channels
+        if not channels and (brats := with_brats_channels(layout)) is not None:
+            layout, named, modality = brats, BRATS_CHANNELS, modality or "MRI"
+        cases = _usable(layout, folder, unlabelled_to_testing)
+        names = channel_names((*cases.training, *cases.testing), named, folder, some_missing=missing_channels)
+        datalist = _found(cases, folder, path, names, labels, workers, progress, warnings)
     datalist = replace(datalist, name=name or datalist.name, modality=modality or datalist.modality)
     datalist = _with_patients(datalist, patient_regex, warnings)
     if not datalist.modality:
@@ -140,17 +149,8 @@ def _described(
 # Otherwise the names of files and folders do -------------------------------------------------------------------------
 
 
-def _found(
-    folder: Path,
-    path: Path,
-    channels: Sequence[str],
-    labels: Mapping[str, int] | None,
-    unlabelled_to_testing: bool,
-    workers: int | None,
-    progress: Progress | None,
-    warnings: list[str],
-) -> DataList:
-    layout = find_layout(folder, channels)
+def _usable(layout: Layout, folder: Path, unlabelled_to_testing: bool) -> Layout:
+    """The layout with every training case labelled."""
     labelled = tuple(files for files in layout.training if files.label is not None)
     unlabelled = tuple(files for files in layout.training if files.label is None)
     if unlabelled and not unlabelled_to_testing:
@@ -160,27 +160,47 @@ def _found(
         )
     if not labelled:
         raise DataListError(f"{folder}: no image has a label: nothing could be trained on.")
-    everything = (*labelled, *unlabelled, *layout.testing)
-    names = channel_names(everything, channels, folder)
+    return Layout(labelled, (*unlabelled, *layout.testing))
+
+
+def _found(
+    cases: Layout,
+    folder: Path,
+    path: Path,
+    channels: tuple[str, ...],
+    labels: Mapping[str, int] | None,
+    workers: int | None,
+    progress: Progress | None,
+    warnings: list[str],
+) -> DataList:
+    regions: dict[str, tuple[int, ...]] = {}
     if not labels:
-        labels = _labels_of_maps([files.label for files in labelled if files.label], workers, progress)
-        warnings.append(
-            f"The labels have no names: {', '.join(labels)} were found. "
-            f"Name them, as in --labels {','.join(f'name{i}={i}' for i in labels.values())}."
-        )
+        labels = _labels_of_maps([files.label for files in cases.training if files.label], workers, progress)
+        brats = brats_labels(labels.values()) if channels == BRATS_CHANNELS else {}
+        if brats:
+            labels, regions = brats, brats_regions(brats)
+            shown = ", ".join(f"{name} = {label_id}" for name, label_id in brats.items())
+            warnings.append(f"The labels are named as in BraTS: {shown}. Pass --labels where they mean something else.")
+        else:
+            warnings.append(
+                f"The labels have no names: {', '.join(labels)} were found. "
+                f"Name them, as in --labels {','.join(f'name{i}={i}' for i in labels.values())}."
+            )
     return DataList(
         path=path,
         name=folder.name,
         modality="",
         labels=labels,
-        channels=names,
-        training=tuple(_to_case(files, names) for files in labelled),
-        testing=tuple(_to_case(files, names) for files in (*unlabelled, *layout.testing)),
+        regions=regions,
+        channels=channels,
+        training=tuple(_to_case(files, channels) for files in cases.training),
+        testing=tuple(_to_case(files, channels) for files in cases.testing),
     )
 
 
 def _to_case(files: Files, channels: Sequence[str]) -> Case:
-    images = tuple(files.images.values()) if len(channels) == 1 else tuple(files.images[name] for name in channels)
+    several = len(channels) > 1
+    images = tuple(map(files.images.get, channels)) if several else tuple(files.images.values())
     return Case(case=files.case, patient=files.case, image=images, label=files.label)
 
 

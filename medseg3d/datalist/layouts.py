@@ -207,18 +207,25 @@ def _spelled(name: str, channels: Sequence[str]) -> str:
     return next(channel for channel in channels if channel.lower() == name.lower())
 
 
-def channel_names(everything: Sequence[Files], channels: Sequence[str], folder: Path) -> tuple[str, ...]:
+def channel_names(
+    everything: Sequence[Files], channels: Sequence[str], folder: Path, *, some_missing: bool = False
+) -> tuple[str, ...]:
     """The channels of all cases, in the order of ``channels`` where it is given.
+
+    With ``some_missing`` a case may lack some of them, but not all.
 
     Raises:
         DataListError: cases have different channels, or not those that ``channels`` names.
     """
     found = set(everything[0].images)
-    for files in everything[1:]:
+    if some_missing:
+        found = {name for files in everything for name in files.images}
+    for files in everything[1:] if not some_missing else ():
         if set(files.images) != found and max(len(found), len(files.images)) > 1:
             raise DataListError(
                 f"{folder}: case {everything[0].case} has the channels {_joined(found)}, case {files.case} "
-                f"{_joined(files.images)}: complete or remove one of them, or choose with --channels."
+                f"{_joined(files.images)}: complete or remove one of them, choose with --channels, or write null "
+                "for what is missing with --missing-channels."
             )
     if len(found) == 1:
         if len(channels) > 1:
