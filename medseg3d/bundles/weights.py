@@ -14,7 +14,7 @@ from medseg3d.bundles.runs import TrainedWeights
 from medseg3d.errors import ConfigError
 from medseg3d.inference.weights import file_sha256, load_weights, read_state
 
-__all__ = ["PackedWeights", "build_network", "load_members", "member_name", "write_weights"]
+__all__ = ["PackedWeights", "build_network", "load_members", "member_name", "stored_state", "write_weights"]
 
 NETWORK = "network_def"
 
@@ -65,7 +65,7 @@ def write_weights(
     packed = []
     for number, member in enumerate(trained):
         load_weights(network, member.path)  # says which file does not fit, by its own name
-        state = {key: _stored(value, float16) for key, value in read_state(member.path).items()}
+        state = stored_state(read_state(member.path), float16=float16)
         path = bundle / "models" / member_name(number)
         torch.save(state, path)
         load_weights(network, path)
@@ -90,6 +90,21 @@ def load_members(bundle: Path, files: Sequence[PackedWeights], config: Mapping[s
         load_weights(network, bundle / packed.file)
         members.append(network)
     return members
+
+
+def stored_state(state: Mapping[str, torch.Tensor], *, float16: bool) -> dict[str, torch.Tensor]:
+    """A state dict as it is written: each tensor a copy, and one that stands under several names written once.
+
+    DynUNet names most of its weights twice; a file that forgets that they are the same is twice as large.
+    """
+    known: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], torch.Tensor] = {}
+    stored = {}
+    for name, tensor in state.items():
+        same = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if same not in known:
+            known[same] = _stored(tensor, float16)
+        stored[name] = known[same]
+    return stored
 
 
 def _stored(tensor: torch.Tensor, float16: bool) -> torch.Tensor:

@@ -52,7 +52,7 @@ class Calibrated:
     """A temperature, and what it does to held-out probabilities.
 
     Attributes:
-        temperature: fitted on all samples; this one is shipped.
+        temperature: fitted on all samples, and shipped; 1 where the held-out log loss does not fall with ``by_fold``.
         by_fold: fitted without each fold; those make the numbers after.
         log_loss: before and after.
         ece: structure → expected calibration error before and after.
@@ -114,16 +114,16 @@ def calibrate(samples: Sequence[Sample], *, structures: Structures, exclusive: b
     found = {name: [_reliability(parts, samples, place, name, structures, exclusive) for parts in (before, after)]
              for place, name in enumerate(structures)}  # fmt: skip
     joined = np.concatenate(truth)
+    losses = [log_loss(np.concatenate(parts), joined, multi_label=not exclusive) for parts in (before, after)]
     return Calibrated(
-        temperature=everything,
+        temperature=round(everything, 4) if losses[1] < losses[0] else 1.0,
         by_fold=by_fold,
-        log_loss=(log_loss(np.concatenate(before), joined, multi_label=not exclusive),
-                  log_loss(np.concatenate(after), joined, multi_label=not exclusive)),
+        log_loss=(losses[0], losses[1]),
         ece={name: (old.ece, new.ece) for name, (old, new) in found.items()},
         bins={name: _bins(new) for name, (_, new) in found.items()},
         error_auroc=_error_auroc(np.concatenate(after), joined, exclusive),
         voxels=len(joined),
-    )  # fmt: skip
+    )
 
 
 def judge_confidence(confidence: Sequence[float], dice: Sequence[float]) -> Confidence:

@@ -149,7 +149,7 @@ def _copy_plans(study: Study, candidate: Candidate, folder: Path) -> None:
 
 def _further_members(study: Study, candidate: Candidate, folder: Path, *, float16: bool) -> dict[str, tuple[str, int]]:
     """File → configuration and fold of every member; those of the first plan are packed already."""
-    from medseg3d.bundles.weights import member_name
+    from medseg3d.bundles.weights import member_name, stored_state
 
     members: dict[str, tuple[str, int]] = {}
     for name in candidate.configurations:
@@ -159,13 +159,8 @@ def _further_members(study: Study, candidate: Candidate, folder: Path, *, float1
             members[file] = (name, fold)
             if prefix:
                 state = read_state(study.folder / name / f"fold{fold}" / "best.pt")
-                torch.save({key: _stored(value, float16) for key, value in state.items()}, folder / file)
+                torch.save(stored_state(state, float16=float16), folder / file)
     return members
-
-
-def _stored(tensor: torch.Tensor, float16: bool) -> torch.Tensor:
-    # A copy: a tensor that is a view would be written with all that it is a view of.
-    return (tensor.half() if float16 and tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
 
 
 def _rewrite(

@@ -144,7 +144,8 @@ def _calibration_lead(calibration: Mapping[str, Any]) -> str:
         f"Temperature {number(calibration['temperature'])}, fitted on {count(calibration['voxels'], 'voxel')} around "
         "the structures. Measured with temperatures fitted without the case's own fold: expected calibration "
         f"error {number(before, 4)} before and {number(after, 4)} after, log loss {number(loss_before, 4)} and "
-        f"{number(loss_after, 4)}. The entropy tells voxels that are wrong from those that are right with an AUROC of "
+        f"{number(loss_after, 4)}; where that does not fall, the temperature stays 1. The entropy tells voxels that are "
+        "wrong from those that are right with an AUROC of "
         f"{number(calibration['error_auroc'])}. Members are averaged first and calibrated then; the temperature is "
         "that of a single fold's answer, so the average of all folds is, if anything, less certain than it could be."
     )
