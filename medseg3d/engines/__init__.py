@@ -11,6 +11,7 @@ from medseg3d.engines.provenance import record_run
 from medseg3d.engines.step import named_out_of_memory, take_step
 from medseg3d.engines.training import ResumableTrainer, require_free, require_unseen, trainer
 from medseg3d.engines.validation import LabelDice, evaluator
+from medseg3d.engines.warm_start import WarmStart, start_from
 from medseg3d.processes import own_share
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LabelDice",
     "MaskDice",
     "ResumableTrainer",
+    "WarmStart",
     "autocast",
     "bare_network",
     "collate_images",
@@ -34,6 +36,7 @@ __all__ = [
     "record_run",
     "require_free",
     "require_unseen",
+    "start_from",
     "take_step",
     "trainer",
 ]

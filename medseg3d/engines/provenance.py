@@ -86,6 +86,7 @@ def record_run(trainer: ResumableTrainer) -> Path:
     train = trainer.data_loader.dataset
     content = {
         "starts": [*earlier.get("starts", []), start],
+        "warm_start": trainer.warm_start.as_json() if trainer.warm_start else earlier.get("warm_start"),
         "seed": getattr(train, "seed", None),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -22,6 +22,7 @@ from medseg3d.engines.memory import keep_freed_memory
 from medseg3d.engines.parallel import bare_network
 from medseg3d.engines.records import EpochRecord, default_records
 from medseg3d.engines.step import training_step
+from medseg3d.engines.warm_start import WarmStart, start_from
 from medseg3d.errors import CheckpointError, UsageError
 from medseg3d.options import flag
 from medseg3d.processes import process_count, process_rank, summed_over_processes
@@ -47,6 +48,7 @@ def trainer(
     evaluator: SupervisedEvaluator | None = None,
     val_interval: int = 1,
     resume: bool = False,
+    warm_start: str | Path | None = None,
     amp: bool = True,
     clip_grad_norm: float = 12.0,
     early_stopping_patience: int = 0,
@@ -69,6 +71,7 @@ def trainer(
         evaluator: validation; without one the last epoch is the best.
         val_interval: epochs between validations; the last epoch is always validated.
         resume: go on from ``output_dir/last.pt`` where it exists. Without it a run that is there is refused.
+        warm_start: weights that a new run starts from, see ``medseg3d.engines.start_from``; None: random ones.
         amp: bfloat16 autocast (float16 with loss scaling on GPUs that lack it).
         clip_grad_norm: largest norm of the gradient; 12 is nnU-Net's. 0 does not clip.
         early_stopping_patience: stop after so many epochs without a better validation; 0 never stops.
@@ -80,7 +83,8 @@ def trainer(
             labels; it ends in ``medseg3d.engines.take_step``.
 
     Raises:
-        CheckpointError: ``output_dir`` holds a run and ``resume`` is false; or it was of other data or another network.
+        CheckpointError: ``output_dir`` holds a run and ``resume`` is false; or it was of other data or another network;
+            or ``warm_start`` does not fit.
     """
     if evaluator is not None and len(evaluator.data_loader) == 0:
         evaluator = None  # fold -1 holds out no case
@@ -113,6 +117,8 @@ def trainer(
     last = output_dir / LAST
     if resume and last.exists():
         engine.restore(last)
+    elif warm_start:
+        engine.warm_start = start_from(network, warm_start)
     return engine
 
 
@@ -187,6 +193,7 @@ class ResumableTrainer(SupervisedTrainer):
         self.output_dir = output_dir
         self.batch_transform = batch_transform
         self.loss_scaler = torch.amp.GradScaler(device.type, enabled=amp and amp_dtype(device) is torch.float16)
+        self.warm_start: WarmStart | None = None
         self.records: list[EpochRecord] = []
         self.loss_sum = 0.0
         self.skipped_steps = 0
