@@ -17,6 +17,7 @@ from PIL import Image
 
 from medseg3d.engines.checkpoint import load_checkpoint
 from medseg3d.errors import UsageError
+from medseg3d.images import read_mask
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "image_segmentation_2d"
 LABELS = {"cell": 1, "vessel": 2}
@@ -335,17 +336,20 @@ def test_slices_of_volumes_and_back(mri_datalist: Path, tmp_path: Path):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     listed = script.list_slices(mri_datalist, tmp_path / "slices.json")
-    content = json.loads(mri_datalist.read_text())
-    first = content["training"][0]
-    volume = nibabel.load(mri_datalist.parent / first["label"])
-    own = [item for item in listed.training if item.case.startswith(f"{first['case']}_z")]
-    assert len(own) == volume.shape[2]
-    assert {item.patient for item in own} == {first["patient"]}
-    for item in own:
-        page = np.asanyarray(volume.dataobj)[:, :, item.image.page]
-        Image.fromarray(page.T.astype(np.uint8)).save(tmp_path / f"{item.case}.png")
-    (stacked,) = script.stack(tmp_path / "slices.json", tmp_path, tmp_path / "volumes")
-    again = nibabel.load(stacked)
-    assert stacked.name == f"{first['case']}.nii.gz"
-    assert np.array_equal(np.asanyarray(again.dataobj), np.asanyarray(volume.dataobj))
-    assert np.array_equal(again.affine, volume.affine)
+    for item in listed.training:
+        mask = read_mask(item.masks[0]).pixels
+        Image.fromarray(mask.astype(np.uint8)).save(tmp_path / f"{item.case}.png")
+    stacked = script.stack(tmp_path / "slices.json", tmp_path, tmp_path / "volumes")
+    cases = json.loads(mri_datalist.read_text())["training"]
+    assert sorted(path.name for path in stacked) == sorted(f"{case['case']}.nii.gz" for case in cases)
+    for case in cases:
+        volume, again = (
+            nibabel.load(path)
+            for path in (mri_datalist.parent / case["label"], tmp_path / "volumes" / f"{case['case']}.nii.gz")
+        )
+        assert np.array_equal(np.asanyarray(again.dataobj), np.asanyarray(volume.dataobj))
+        assert np.array_equal(again.affine, volume.affine)
+        assert {item.patient for item in listed.training if item.case.startswith(case["case"])} == {case["patient"]}
+    # The phantoms are stored in several orientations; their slices all lie alike.
+    assert len({nibabel.aff2axcodes(nibabel.load(mri_datalist.parent / case["image"]).affine) for case in cases}) > 1
+    assert {nibabel.aff2axcodes(nibabel.load(item.image.path).affine) for item in listed.training} == {("L", "P", "S")}
