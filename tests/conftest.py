@@ -63,6 +63,15 @@ def mri_datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_study(folder, modality="mri", cases=5, test_cases=1, seed=7, size=(48, 48, 32))
 
 
+@pytest.fixture(scope="session")
+def tumour_datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five small brains with a tumour to train on and one to segment, in four channels."""
+    from medseg3d.phantom import write_study
+
+    folder = tmp_path_factory.mktemp("phantom_tumour")
+    return write_study(folder, modality="mri_tumor", cases=5, test_cases=1, seed=7, size=(48, 56, 42))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu"):
         import torch
