@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import torch
 from monai.data import Dataset
 from monai.transforms import Compose, EnsureTyped
 from pet_series import write_pet_series
+from typer.testing import CliRunner
 
+from medseg3d.cli import app
 from medseg3d.datalist import build_datalist
 from medseg3d.dicom import ConvertOptions, convert, read_rtstruct, read_seg
 from medseg3d.dicom.conversion import LabelRules
@@ -157,6 +160,22 @@ def test_conversion_writes_a_file_a_channel_on_one_grid_and_the_label(tmp_path):
     assert sidecar["channels"][1]["value_outside"] == 0
     built = build_datalist(out, path=out / "dataset.json", name="s", labels={"tumour": 1}, channels=["CT", "PET"])
     assert len(built.datalist.training[0].image) == 2
+
+
+def test_the_command_takes_what_people_call_modalities_and_says_how_to_go_on(tmp_path):
+    study(tmp_path / "in")
+    naming = tmp_path / "names.yaml"
+    naming.write_text('labels: {tumour: 1}\nnames: {"GTV*": tumour}\n')
+    options = ["--channels", "ct,pet", "--labels", str(naming)]
+    done = CliRunner().invoke(app, ["dicom", "convert", str(tmp_path / "in"), str(tmp_path / "out"), *options])
+    assert done.exit_code == 0, done.output
+    assert "Wrote 1 of 1 volumes" in done.output
+    (said,) = (line.removeprefix("Next: medseg3d ") for line in done.output.splitlines() if line.startswith("Next"))
+    built = CliRunner().invoke(app, shlex.split(said))
+    assert built.exit_code == 0, built.output
+    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert content["channels"] == ["ct", "pet"]
+    assert len(content["training"][0]["image"]) == 2
 
 
 def test_a_second_conversion_needs_force_and_then_gives_the_same(tmp_path):
