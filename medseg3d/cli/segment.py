@@ -29,7 +29,11 @@ def segment(
         _Device | None, typer.Option(help="Where to compute.", show_default="cuda if there is one")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Weights to use.", show_default="the bundle's models/model.pt")
+        list[Path] | None,
+        typer.Option(
+            help="Weights to use; repeated, the masks are of the mean of their probabilities.",
+            show_default="the bundle's own",
+        ),
     ] = None,
     config_file: Annotated[
         list[Path] | None,
@@ -59,7 +63,8 @@ def segment(
     INPUT is a .nii, .nii.gz, .nrrd, .mha or .mhd file, a folder of them (CASE_0000, CASE_0001, … are the channels
     of one case), or a data list (.json), of which the testing cases are taken. It may also be DICOM: a folder tree of
     studies or a zip archive, of which every series of the bundle's modality is segmented; masks are then written as
-    DICOM SEG and RTSTRUCT too, if asked for, to be opened over the images.
+    DICOM SEG and RTSTRUCT too, if asked for, to be opened over the images. For a bundle of several modalities, as CT and
+    PET, the series of one study and frame of reference are brought onto the grid of the first, where the mask lies.
 
     With a bundle of 2D images, INPUT is a PNG, JPEG, TIFF, BMP, DICOM or NIfTI file (each page, frame or slice is an
     image), a folder of them, or a list of 2D images. Masks are <case>.png, whose palette's indices are the label ids.
@@ -92,7 +97,7 @@ def segment(
         source,
         output,
         device=device.value if device else None,
-        weights=weights,
+        weights=weights or None,
         config_files=config_file or (),
         save_probability=probability,
         save_uncertainty=uncertainty,
