@@ -24,7 +24,7 @@ def run_bundle(
     output_dir: Path,
     *,
     device: Literal["cpu", "cuda"] | None = None,
-    weights: Path | None = None,
+    weights: Path | Sequence[Path] | None = None,
     config_files: Sequence[Path] = (),
     save_probability: bool = False,
     save_uncertainty: bool = False,
@@ -40,7 +40,8 @@ def run_bundle(
         source: an image, a folder of images, a data list, or DICOM series: see ``find_cases``.
         output_dir: folder for the masks.
         device: None leaves it to the bundle, which takes CUDA where there is one.
-        weights: None for the bundle's own.
+        weights: a file, or several whose probabilities are averaged; None for the bundle's own. Given, they stand for
+            all networks of the bundle: the further plans of an ensemble are left out.
         config_files: laid over ``inference.yaml``, later ones win.
         save_probability: also write probability maps.
         save_uncertainty: also write uncertainty maps.
@@ -81,7 +82,7 @@ def run_inference(
     output_dir: Path,
     *,
     device: Literal["cpu", "cuda"] | None = None,
-    weights: Path | None = None,
+    weights: Path | Sequence[Path] | None = None,
     config_files: Sequence[Path] = (),
     overrides: Mapping[str, Any] | None = None,
     evaluator: str = "",
@@ -114,14 +115,21 @@ def run_inference(
     if device is not None:
         values["device"] = _checked_device(device)
     if weights is not None:
-        values["weights"] = str(weights)
+        paths = [weights] if isinstance(weights, Path) else list(weights)
+        values["weights"] = str(paths[0]) if len(paths) == 1 else [str(path) for path in paths]
+        if "partners" in _evaluator(files):
+            values["evaluator::partners"] = []
     _run([str(file) for file in files], values)
+
+
+def _evaluator(files: Sequence[Path]) -> Mapping[str, Any]:
+    evaluator = ConfigParser.load_config_files([str(file) for file in files]).get("evaluator", {})
+    return evaluator if isinstance(evaluator, Mapping) else {}
 
 
 def _require_evaluator(bundle: Path, files: Sequence[Path], wanted: str) -> None:
     """Say that a bundle is for something else, before overrides that it does not know are named one by one."""
-    config = ConfigParser.load_config_files([str(file) for file in files])
-    runs = str(config.get("evaluator", {}).get("_target_", "none")).rpartition(".")[2]
+    runs = str(_evaluator(files).get("_target_", "none")).rpartition(".")[2]
     if runs != wanted:
         raise UsageError(f"{bundle.resolve().name} is for something else: it runs a {runs}, this command wants a "
                          f"{wanted}. `medseg3d bundle list` names the bundles.")  # fmt: skip
