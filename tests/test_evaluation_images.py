@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
+from PIL import Image
 from typer.testing import CliRunner
 
 from medseg3d.cli import app
@@ -16,6 +18,8 @@ from medseg3d.evaluation.box_files import read_boxes
 from medseg3d.evaluation.classification import OperatingPoint, evaluate_classification
 from medseg3d.evaluation.detection import evaluate_detection
 from medseg3d.evaluation.image_tables import read_answers
+from medseg3d.images import ImageRef
+from medseg3d.report.pictures2d import picture
 
 CATEGORIES = [{"id": 1, "name": "RBC"}, {"id": 2, "name": "WBC"}]
 
@@ -257,3 +261,16 @@ def test_the_commands_write_a_report_and_tell_problems_by_their_exit_status(bina
     assert done.exit_code == 1
     assert "box-without-area" in done.output
     assert (tmp_path / "b" / "report.html").is_file()
+
+
+def test_pictures_are_of_any_format_that_is_read(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((20, 30), 1000 * page, np.uint16)) for page in (1, 2)]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    shown = picture(Path(f"{tmp_path / 'scan.tif'}#page=1"), "b", "")
+    assert (shown.width, shown.height) == (30, 20)
+    assert shown.source.startswith("data:image/jpeg;base64,")
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
+    with pytest.raises(CaseError, match=r"cut.jpg: the image cannot be decoded"):
+        picture(tmp_path / "cut.jpg", "c", "")
+    assert ImageRef.parse(f"{tmp_path / 'scan.tif'}#page=1").found == f"{tmp_path / 'scan.tif'}#page=1"
+    assert ImageRef.parse(tmp_path / "gone.tif").found is None

@@ -19,6 +19,7 @@ from medseg3d.evaluation.image_tables import Answers, read_answers
 from medseg3d.evaluation.provenance import file_provenance
 from medseg3d.evaluation.summary import json_number
 from medseg3d.files import write_json
+from medseg3d.images import ImageRef
 from medseg3d.metrics import calibration
 from medseg3d.metrics.classification import (
     Curve,
@@ -290,7 +291,7 @@ def _number(value: float, interval: Interval | None) -> dict[str, Any]:
 
 def _inputs(answers: Answers, images: Path | Mapping[str, Path] | None, overlays: Path | None) -> list[dict[str, Any]]:
     def found(path: Path | None) -> str | None:
-        return str(path.resolve()) if path and path.is_file() else None
+        return ImageRef.parse(path).found if path else None
 
     def image(case: str) -> Path | None:
         if images is None or isinstance(images, Mapping):

@@ -16,6 +16,7 @@ from medseg3d.evaluation.files import write_table
 from medseg3d.evaluation.provenance import file_provenance
 from medseg3d.evaluation.summary import json_number
 from medseg3d.files import write_json
+from medseg3d.images import ImageRef
 from medseg3d.metrics.detection import LUNA16_FALSE_POSITIVES, Boxes, average_precision, froc, match_boxes
 from medseg3d.report.detection import write_detection_report
 from medseg3d.statistics.bootstrap import LEVEL, RESAMPLES, Interval
@@ -195,11 +196,10 @@ def _inputs(boxes: BoxSet, images: Path | None, threshold: float) -> list[dict[s
     for case, patient, reference, predicted in zip(
         boxes.cases, boxes.patients, boxes.reference, boxes.predicted, strict=True
     ):
-        path = images / case if images else None
         rows.append({
             "case": case,
             "patient": patient,
-            "image": str(path.resolve()) if path and path.is_file() else None,
+            "image": ImageRef.parse(images / case).found if images else None,
             "reference": _listed(reference),
             "predicted": _listed(_above(predicted, threshold)),
         })  # fmt: skip

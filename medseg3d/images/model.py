@@ -49,6 +49,11 @@ class ImageRef:
         return str(self.path) if self.page is None else f"{self.path}#page={self.page}"
 
     @property
+    def found(self) -> str | None:
+        """The reference with its absolute path; None where there is no such file."""
+        return str(ImageRef(self.path.resolve(), self.page)) if self.path.is_file() else None
+
+    @property
     def name(self) -> str:
         """File name, with the page where there is one."""
         return self.path.name if self.page is None else f"{self.path.name}#page={self.page}"

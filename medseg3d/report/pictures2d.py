@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg3d.errors import CaseError
+from medseg3d.images import read_image
 
 __all__ = ["DrawnBox", "Picture2D", "draw_boxes", "picture"]
 
@@ -46,20 +46,16 @@ class Picture2D:
 
 
 def picture(path: Path, title: str, note: str, boxes: Sequence[DrawnBox] = ()) -> Picture2D:
-    """Read an image for a page.
+    """Read an image for a page: any that ``medseg3d.images.read_image`` reads, also ``scan.tif#page=2``.
 
     Raises:
-        CaseError: it is missing, or no format that Pillow reads.
+        CaseError: it is missing, damaged, or of another format.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image
 
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            width, height = image.size
-            shown = Image.fromarray(_eight_bit(np.asarray(image))) if image.mode[0] in "IF" else image.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise CaseError(f"{path.name}: no picture that can be shown ({error}).") from error
+    pixels = read_image(path).pixels
+    height, width = pixels.shape[:2]
+    shown = Image.fromarray(pixels if pixels.dtype == np.uint8 else _eight_bit(pixels))
     shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()
     shown.convert("RGB").save(buffer, format="JPEG", quality=QUALITY)
