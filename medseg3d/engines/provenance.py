@@ -166,7 +166,7 @@ def _data_sha256(items: Iterable[Mapping[str, Any]]) -> str:
     digest = hashlib.sha256()
     for item in items:
         for value in _listed(item["image"]):
-            digest.update(_name_and_size(value))
+            digest.update(b"missing\0" if value is None else _name_and_size(value))
         for key in ("label", "boxes", "box_labels"):
             for value in _listed(item.get(key, [])):
                 digest.update(_name_and_size(value) if isinstance(value, (str, Path)) else f"{value!r}\0".encode())
