@@ -16,7 +16,7 @@ from medseg3d.volume import label_map, read_channels, read_volume, require_same_
 
 __all__ = ["CaseFingerprint", "ChannelIntensities", "fingerprint_case", "measure_case"]
 
-QUANTILES = 400
+QUANTILES = 500
 """Quantiles kept of each channel's foreground: enough for the 0.5th percentile of all cases together."""
 
 Triple = tuple[float, float, float]

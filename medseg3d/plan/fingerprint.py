@@ -114,7 +114,8 @@ class Fingerprint:
         if not parts:
             return None
         pooled = np.concatenate([part.quantiles for part in parts])
-        low, median, high = np.percentile(pooled, [0.5, 50.0, 99.5])
+        # Each quantile stands at the middle of its share, which is where this method puts it.
+        low, median, high = np.percentile(pooled, [0.5, 50.0, 99.5], method="hazen")
         mean = float(np.mean([part.mean for part in parts]))
         second_moment = float(np.mean([part.sd**2 + part.mean**2 for part in parts]))
         return Intensity(

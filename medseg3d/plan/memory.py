@@ -26,6 +26,10 @@ WORKING_SHARE = 0.8
 """Share of the rest that tensors may fill: convolutions need working memory, and freed blocks do not fit together."""
 
 
+MEASURED_VOXELS = 128**3
+"""Voxels of a batch that is measured: a network's weights are little beside its activations then."""
+
+
 def parse_memory(text: str) -> float:
     """Gibibytes, as they are typed.
 
@@ -46,12 +50,25 @@ def parse_memory(text: str) -> float:
     return gib
 
 
+@dataclass(frozen=True)
+class _Line:
+    """Peak memory as a straight line of the voxels of a batch, never below what training takes without any."""
+
+    least: float
+    fixed: float
+    per_voxel: float
+
+    def at(self, voxels: int) -> float:
+        return max(self.least, self.fixed + self.per_voxel * voxels)
+
+
 @dataclass
 class MemoryModel:
     """Peak memory of training one kind of network, measured once a topology and scaled by voxels.
 
     All that grows with the patch grows in proportion to its voxels, and with the batch likewise; weights, gradients and
-    the optimiser's moments do not. So one measurement a topology is enough.
+    the optimiser's moments do not. So two batches a topology give the line, both large enough that activations are
+    most of the memory.
 
     Args:
         budget_gib: memory of the device.
@@ -61,7 +78,7 @@ class MemoryModel:
     budget_gib: float
     in_channels: int
     classes: int
-    sample_bytes: dict[str, tuple[int, float]] = field(default_factory=dict)
+    measured: dict[str, _Line] = field(default_factory=dict)
 
     @property
     def usable_bytes(self) -> int:
@@ -70,20 +87,28 @@ class MemoryModel:
 
     def bytes_of(self, network_def: Mapping[str, Any], patch_size: Sequence[int], batch_size: int) -> int:
         """Peak of one training step."""
-        fixed, per_voxel = self._measured(network_def, patch_size)
-        return int(fixed + per_voxel * math.prod(patch_size) * batch_size)
+        return int(self._line(network_def, patch_size).at(math.prod(patch_size) * batch_size))
 
     def largest_batch(self, network_def: Mapping[str, Any], patch_size: Sequence[int]) -> int:
         """Patches that fit into the budget at once; 0 when not even one does."""
-        fixed, per_voxel = self._measured(network_def, patch_size)
-        return max(int((self.usable_bytes - fixed) / (per_voxel * math.prod(patch_size))), 0)
+        line = self._line(network_def, patch_size)
+        if line.least > self.usable_bytes:
+            return 0
+        return max(int((self.usable_bytes - line.fixed) / (line.per_voxel * math.prod(patch_size))), 0)
 
-    def _measured(self, network_def: Mapping[str, Any], patch_size: Sequence[int]) -> tuple[int, float]:
+    def _line(self, network_def: Mapping[str, Any], patch_size: Sequence[int]) -> _Line:
         key = json.dumps(network_def, sort_keys=True)
-        if key not in self.sample_bytes:
-            fixed, peak = training_bytes(network_def, (1, self.in_channels, *patch_size), classes=self.classes)
-            self.sample_bytes[key] = fixed, (peak - fixed) / math.prod(patch_size)
-        return self.sample_bytes[key]
+        if key not in self.measured:
+            voxels = math.prod(patch_size)
+            batch = math.ceil(MEASURED_VOXELS / voxels)
+            least, first = self._training_bytes(network_def, patch_size, batch)
+            _, second = self._training_bytes(network_def, patch_size, 2 * batch)
+            slope = (second - first) / (voxels * batch)
+            self.measured[key] = _Line(least, first - slope * voxels * batch, slope)
+        return self.measured[key]
+
+    def _training_bytes(self, network_def: Mapping[str, Any], patch_size: Sequence[int], batch: int) -> tuple[int, int]:
+        return training_bytes(network_def, (batch, self.in_channels, *patch_size), classes=self.classes)
 
 
 def training_bytes(network_def: Mapping[str, Any], shape: Sequence[int], *, classes: int) -> tuple[int, int]:

@@ -35,7 +35,7 @@ def plan_page(fingerprint: Fingerprint, plan: Plan, template: Template) -> str:
         intensities=_intensities(fingerprint),
         configurations=configurations,
         comparison=_comparison(plan),
-        advice=[(name, _text(value.value), value.reason) for name, value in plan.advice.items() if name != "tolerance_mm"],
+        advice=[(name, _text(v.value), v.reason) for name, v in plan.advice.items() if name != "tolerance_mm"],
         tolerance=plan.advice["tolerance_mm"].reason,
         user_set=[f"{TITLES[c.name]}: {id_}" for c in plan.configurations.values()
                   for id_, value in c.values.items() if value.source == "user"],

@@ -159,7 +159,7 @@ class _Planner:
             "spacing": self.grid_value,
             "patch_size": Value(
                 patch,
-                f"Slices of {plane} voxels across the {anatomy.AXES[axis]} axis, the coarsest: "
+                f"Slices of {plane} voxels across the {anatomy.AXES[axis]} axis, the coarsest. "
                 f"{self._why_patch(found, self.grid, axis)}",
             ),
             "batch_size": self._batch(found, self.grid, voxels=self.grid.voxels * len(self.fingerprint.cases)),
@@ -225,10 +225,10 @@ class _Planner:
         whole = all(n >= median for n, median in zip(found.patch_size, shape, strict=True))
         median = "×".join(f"{n:g}" for n in shape)
         if whole:
-            return f"the whole median image ({median} voxels), rounded up to what the network divides."
+            return f"The whole median image ({median} voxels), rounded up to what the network divides."
         share = math.prod(found.patch_size) / math.prod(shape)
         return (
-            f"the largest in the proportions of the median image ({median} voxels) of which two fit into the memory; "
+            f"The largest in the proportions of the median image ({median} voxels) of which two fit into the memory; "
             f"it covers {share:.0%} of that image."
         )
 

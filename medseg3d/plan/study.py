@@ -62,8 +62,10 @@ def configuration_text(configuration: Configuration, plan: Plan) -> str:
     import yaml
 
     lines = [
-        f"# {configuration.name}: planned by medseg3d for {plan.bundle} and {plan.memory_gib:g} GB. Lay it over train.yaml:",
-        f"#   --config_file \"['BUNDLE/configs/train.yaml','STUDY/{configuration.file}']\" --datalist STUDY/dataset.json",
+        f"# {configuration.name}: planned by medseg3d for {plan.bundle} and {plan.memory_gib:g} GB. Lay it over "
+        "train.yaml:",
+        f"#   --config_file \"['BUNDLE/configs/train.yaml','STUDY/{configuration.file}']\" "
+        "--datalist STUDY/dataset.json",
     ]
     for id_, value in configuration.values.items():
         lines += ["", *textwrap.wrap(value.reason, 116, initial_indent="# ", subsequent_indent="# ")]
@@ -89,7 +91,7 @@ def _dumper() -> Any:
 
 
 def _with_folds(datalist: DataList, fingerprint: Fingerprint) -> DataList:
-    """The list with folds by patient, each with its share of every label; as it is where one patient is all there is."""
+    """The list with folds by patient, each with its share of every label; as it is with one patient alone."""
     patients = len({case.patient for case in datalist.training})
     if datalist.folds or patients < 2:
         return datalist
