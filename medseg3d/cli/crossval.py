@@ -144,7 +144,8 @@ def _print(found: CrossValidation, console: Console) -> None:
         f"finds wrong voxels with AUROC {found.calibrated.error_auroc:.3f}"
     )
     console.print(
-        f"Confidence of a case and its Dice: rank correlation {found.confidence.rank_correlation:.3f}, AUROC for the "
+        f"Confidence of a case and its Dice: rank correlation {found.confidence.rank_correlation:.3f} "
+        f"(p {found.confidence.p_value:.2g}), AUROC for the "
         f"worst fifth {found.confidence.poor_auroc:.3f}"
     )
     dice = ", ".join(f"{escape(name)} {value:.4f}" for name, value in found.summary.dice.items())

@@ -14,23 +14,25 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from medseg3d.crossval.predictor import Predictor
-from medseg3d.evaluation.calibrating import MARGIN_MM
+from medseg3d.crossval.predictor import Answer, Predictor
 from medseg3d.files import whole_or_not_at_all, write_json
-from medseg3d.geometry import spacing_mm, voxel_volume_ml
+from medseg3d.geometry import voxel_volume_ml
 from medseg3d.inference.cases import read_image_header
 from medseg3d.inference.export import write_nifti
+from medseg3d.labels import file_ids
 from medseg3d.metrics import dice
 from medseg3d.volume import label_map, read_volume
 
-__all__ = ["Candidate", "CaseRecord", "Structures", "all_candidates", "predict_case", "read_record"]
+__all__ = ["Candidate", "CaseRecord", "Structures", "all_candidates", "network_ids", "predict_case", "read_record"]
 
 Structures = Mapping[str, Sequence[int]]
 
-# Voxels of a case whose probabilities are kept for the calibration.
-SAMPLED_VOXELS = 4000
-SCHEMA = "medseg3d.crossval_case/1"
+# Voxels of a case whose probabilities are kept for the calibration; they lie at most so far from where a structure is
+# or has this probability. Farther out, certain background would hide what is said of the borders.
+SAMPLED_VOXELS, NEAR_VOXELS, POSSIBLE = 4000, 2, 0.05
+SCHEMA = "medseg3d.crossval_case/2"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class CaseRecord:
         case, patient, fold: of the case.
         made_by: hash over weights and configurations; another one makes the record stale.
         dice: candidate's key → structure → Dice, NaN where neither side has it.
-        reference_ml: structure → volume in the reference.
+        reference_ml: label → volume in the reference.
     """
 
     case: str
@@ -97,6 +99,8 @@ def predict_case(
     predictors: Mapping[str, Predictor],
     candidates: Sequence[Candidate],
     structures: Structures,
+    labels: Mapping[str, int],
+    file_labels: Mapping[str, int],
     made_by: str,
     folder: Path,
     ignore_label: int | None = None,
@@ -107,30 +111,43 @@ def predict_case(
     of voxels around the structures) and ``<case>.json``. Probabilities of whole images stay in memory: those of all
     plans at once, in half precision.
 
+    Args:
+        item: case, patient, image and label, as ``medseg3d.datalist`` gives them.
+        predictors: configuration → network that has not seen the case.
+        structures: that are scored: labels, or regions of several ids.
+        labels: name → id that the network answers with; ``file_labels``: those of the reference.
+        made_by: hash of weights and configurations, for the record.
+        ignore_label: id of reference voxels that do not count.
+
     Raises:
         CaseError: an image or label map cannot be read.
     """
     header = read_image_header(item["image"])
-    truth = label_map(read_volume(Path(item["label"])))
-    counted = np.ones(truth.shape, bool) if ignore_label is None else truth != ignore_label
-    sampled = _sample(truth, counted, spacing_mm(header.affine_ras), structures, item["case"])
+    stored = label_map(read_volume(Path(item["label"])))
+    counted = np.ones(stored.shape, bool) if ignore_label is None else stored != ignore_label
+    truth = network_ids(stored, labels, file_labels)
     images = {name: predictor.load(item) for name, predictor in predictors.items()}
     first = next(iter(predictors.values()))
     scores: dict[str, dict[str, float]] = {}
-    arrays: dict[str, NDArray[Any]] = {"truth": truth.reshape(-1)[sampled]}
+    arrays: dict[str, NDArray[Any]] = {}
+    sampled: NDArray[np.int64] | None = None
     for mirrored in sorted({candidate.mirrored for candidate in candidates}):
         answers = {name: predictors[name].answer(image, mirrored=mirrored and predictors[name].can_mirror)
                    for name, image in images.items()}  # fmt: skip
+        if sampled is None:
+            foreground = _foreground(truth, list(answers.values()), structures, exclusive=first.exclusive)
+            sampled = _sample(foreground, counted, item["case"])
+            arrays["truth"] = truth.reshape(-1)[sampled]
         for candidate in (c for c in candidates if c.mirrored == mirrored):
             parts = [answers[name].probabilities for name in candidate.configurations]
             mean = parts[0] if len(parts) == 1 else torch.stack(parts).float().mean(dim=0)
-            labels = first.labels_of(mean, answers[candidate.configurations[0]].image).numpy().astype(np.uint16)
-            labels = labels.astype(np.uint8) if labels.max(initial=0) < 256 else labels
-            write_nifti(folder / candidate.key / f"{item['case']}.nii.gz", labels, header)
-            scores[candidate.key] = _dice(truth, labels, counted, structures)
+            found = first.labels_of(mean, answers[candidate.configurations[0]].image).numpy().astype(np.uint16)
+            found = found.astype(np.uint8) if found.max(initial=0) < 256 else found
+            write_nifti(folder / candidate.key / f"{item['case']}.nii.gz", found, header)
+            scores[candidate.key] = _dice(truth, found, counted, structures)
             arrays[candidate.key] = mean.reshape(len(mean), -1)[:, sampled].T.half().numpy()
     voxel_ml = voxel_volume_ml(header.affine_ras)
-    volumes = {name: float(np.isin(truth, ids).sum()) * voxel_ml for name, ids in structures.items()}
+    volumes = {name: float(np.count_nonzero(truth == label)) * voxel_ml for name, label in labels.items()}
     record = CaseRecord(item["case"], item["patient"], fold, made_by, scores, volumes)
     with whole_or_not_at_all(folder / f"{item['case']}.npz") as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
@@ -160,23 +177,44 @@ def fingerprint(predictors: Mapping[str, Predictor], configs: Mapping[str, Mappi
     return hashlib.sha256(json.dumps([SCHEMA, parts], sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _sample(
-    truth: NDArray[Any], counted: NDArray[np.bool_], spacing: Sequence[float], structures: Structures, case: str
-) -> NDArray[np.int64]:
-    """Indices of voxels in the box around the structures, ``MARGIN_MM`` wider; the same ones in every run."""
-    ids = sorted({label for ids in structures.values() for label in ids})
-    inside = np.argwhere(np.isin(truth, ids))
-    box = np.zeros(truth.shape, bool)
-    if len(inside):
-        margins = np.ceil(MARGIN_MM / np.asarray(spacing)).astype(int)
-        low, high = np.maximum(inside.min(axis=0) - margins, 0), inside.max(axis=0) + margins + 1
-        box[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
+def network_ids(stored: NDArray[Any], labels: Mapping[str, int], file_labels: Mapping[str, int]) -> NDArray[Any]:
+    """A label map with the ids that the network answers with, where files have others.
+
+    >>> network_ids(np.array([0, 1, 4]), {"core": 1, "enhancing": 3}, {"core": 1, "enhancing": 4}).tolist()
+    [0, 1, 3]
+    """
+    if dict(labels) == dict(file_labels):
+        return stored
+    mapped = np.zeros_like(stored)
+    for network_id, file_id in file_ids(labels, file_labels).items():
+        mapped[stored == file_id] = network_id
+    return mapped
+
+
+def _sample(foreground: NDArray[np.bool_], counted: NDArray[np.bool_], case: str) -> NDArray[np.int64]:
+    """Indices of voxels on and near ``foreground``, the same ones in every run; of an empty one, of the whole image."""
+    near = np.zeros(foreground.shape, bool)
+    if foreground.any():
+        used = [np.flatnonzero(foreground.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        box = tuple(slice(max(0, int(u[0]) - NEAR_VOXELS), int(u[-1]) + NEAR_VOXELS + 1) for u in used)
+        near[box] = ndimage.binary_dilation(foreground[box], iterations=NEAR_VOXELS)
     else:
-        box[...] = True
-    indices = np.flatnonzero(box & counted)
+        near[...] = True
+    indices = np.flatnonzero(near & counted)
     if len(indices) <= SAMPLED_VOXELS:
         return indices
     return np.sort(np.random.default_rng(zlib.crc32(case.encode())).choice(indices, SAMPLED_VOXELS, replace=False))
+
+
+def _foreground(
+    truth: NDArray[Any], answers: Sequence[Answer], structures: Structures, *, exclusive: bool
+) -> NDArray[np.bool_]:
+    """Where the reference has a structure, or some plan thinks it possible."""
+    found = np.isin(truth, sorted({label for ids in structures.values() for label in ids}))
+    for answer in answers:
+        p = answer.probabilities
+        found |= ((1 - p[0] if exclusive else p.amax(dim=0)) >= POSSIBLE).numpy()
+    return found
 
 
 def _dice(

@@ -21,6 +21,11 @@ OF_A_RUN = frozenset(
 PARTS = ("preprocessing", "network", "inferer")
 ALWAYS_OWN = frozenset({*PARTS, "network_def"})
 
+# What the choice replaces; other transforms of the post-processing, such as those that rename ids, stay.
+CORRECTIONS = frozenset(
+    f"medseg3d.inference.{name}" for name in ("KeepLargestComponentd", "RemoveSmallComponentsd", "FillHolesd")
+)
+
 REFERENCE = re.compile(r"@([A-Za-z_]\w*)")
 
 
@@ -75,7 +80,8 @@ def ensemble_config(
 
     Args:
         mirrored: average over mirror images along each plan's ``flip_axes``.
-        corrections: transforms that follow the first of the post-processing, which makes labels of logits.
+        corrections: take the place of the post-processing's own, behind its first transform, which makes labels of
+            logits.
         temperature: of the calibration.
 
     Raises:
@@ -86,7 +92,8 @@ def ensemble_config(
     if not isinstance(transforms, list) or not transforms:
         raise ConfigError("The bundle's inference.yaml has no postprocessing::transforms, of which the first makes "
                           "labels of logits. Write it so, as the other bundles do.")  # fmt: skip
-    first["postprocessing"]["transforms"] = [transforms[0], *map(dict, corrections)]
+    kept = [t for t in transforms[1:] if not (isinstance(t, Mapping) and t.get("_target_") in CORRECTIONS)]
+    first["postprocessing"]["transforms"] = [transforms[0], *map(dict, corrections), *kept]
     first["weights"] = list(parts[0].weights) if len(parts[0].weights) > 1 else parts[0].weights[0]
     if temperature != 1.0:
         first["evaluator"]["temperature"] = temperature

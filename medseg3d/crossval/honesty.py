@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sample:
-    """Voxels around the structures of one held-out case.
+    """Voxels of and near the structures of one held-out case.
 
     Attributes:
         probabilities: (voxels, channels).
@@ -83,6 +83,7 @@ class Confidence:
     Attributes:
         cases: with a Dice.
         rank_correlation: Spearman's; NaN with fewer than three cases.
+        p_value: of that against no correlation.
         poor_below: Dice of the lowest fifth of the cases, and
         poor_auroc: how well a low confidence tells those from the others; NaN where all are alike.
         quarters: mean Dice of the cases by quarters of confidence, the least confident first.
@@ -90,6 +91,7 @@ class Confidence:
 
     cases: int
     rank_correlation: float
+    p_value: float
     poor_below: float
     poor_auroc: float
     quarters: tuple[float, ...]
@@ -138,13 +140,15 @@ def judge_confidence(confidence: Sequence[float], dice: Sequence[float]) -> Conf
     known = ~np.isnan(got)
     said, got = np.nan_to_num(said[known], nan=0.0), got[known]
     if len(got) < 3 or np.ptp(said) == 0 or np.ptp(got) == 0:
-        return Confidence(len(got), math.nan, math.nan, math.nan, ())
+        return Confidence(len(got), math.nan, math.nan, math.nan, math.nan, ())
     threshold = float(np.quantile(got, POOR_SHARE))
     poor = got <= threshold
     quarters = [float(got[part].mean()) for part in np.array_split(np.argsort(said, kind="stable"), min(4, len(got)))]
+    ranked = spearmanr(said, got)
     return Confidence(
         cases=len(got),
-        rank_correlation=float(spearmanr(said, got).statistic),
+        rank_correlation=float(ranked.statistic),
+        p_value=float(ranked.pvalue),
         poor_below=threshold,
         poor_auroc=_auroc(-said, poor),
         quarters=tuple(quarters),

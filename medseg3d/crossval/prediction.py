@@ -15,6 +15,7 @@ from medseg3d.crossval.candidates import (
     Structures,
     all_candidates,
     fingerprint,
+    network_ids,
     predict_case,
     read_record,
 )
@@ -39,6 +40,7 @@ class Predictions:
     Attributes:
         records: one a case.
         candidates: that were tried.
+        labels: name → id that the networks answer with; ``file_labels``: the ids in label maps and masks.
         structures: label or region → ids, in the order of the network's channels where these are regions.
         exclusive: whether labels exclude each other.
         flip_axes: configuration → number of axes it can be mirrored along.
@@ -50,7 +52,11 @@ class Predictions:
         self.configs = {c.name: inference_config(study, c) for c in study.configurations}
         regions = next(iter(self.configs.values())).get("regions") or {}
         self.exclusive = not regions
-        self.structures: Structures = dict(regions) or {name: (i,) for name, i in study.labels.items()}
+        config = next(iter(self.configs.values()))
+        self.labels: Mapping[str, int] = config["labels"]
+        stated = config.get("file_labels")
+        self.file_labels: Mapping[str, int] = stated if isinstance(stated, Mapping) else self.labels
+        self.structures: Structures = dict(regions) or {name: (i,) for name, i in self.labels.items()}
         self.flip_axes = {name: len(config.get("flip_axes") or ()) for name, config in self.configs.items()}
         can_mirror = mirror and any(self.flip_axes.values())
         self.candidates: list[Candidate] = all_candidates(list(self.configs), can_mirror=can_mirror)
@@ -64,7 +70,9 @@ class Predictions:
         def read() -> Any:
             for record in self.records:
                 mask: Any = nibabel.load(self.folder / candidate.key / f"{record.case}.nii.gz")
-                reference = label_map(read_volume(Path(labels[record.case])))
+                reference = network_ids(
+                    label_map(read_volume(Path(labels[record.case]))), self.labels, self.file_labels
+                )
                 voxels = np.asanyarray(mask.dataobj)
                 yield LabelledCase(record.case, reference, voxels, voxel_volume_ml(np.asarray(mask.affine)))
 
@@ -113,6 +121,8 @@ def predict_folds(
                 predictors=predictors,
                 candidates=predictions.candidates,
                 structures=predictions.structures,
+                labels=predictions.labels,
+                file_labels=predictions.file_labels,
                 made_by=made_by,
                 folder=predictions.folder,
                 ignore_label=ignore_label,

@@ -25,6 +25,7 @@ from medseg3d.datalist import read_datalist
 from medseg3d.errors import CheckpointError
 from medseg3d.evaluation import Summary, evaluate
 from medseg3d.files import write_json
+from medseg3d.labels import map_regions
 
 __all__ = ["CrossValidation", "cross_validate"]
 
@@ -98,7 +99,7 @@ def cross_validate(
     candidate = chosen.candidate
     trials = choose_corrections(
         predictions.cases(candidate),
-        labels=study.labels,
+        labels=predictions.labels,
         structures=predictions.structures,
         median_ml=_median_ml(predictions),
     )
@@ -119,8 +120,9 @@ def cross_validate(
     summary = evaluate(
         [item for fold in study.folds for item in study.held_out(fold)],
         masks,
-        labels=study.labels,
-        regions={name: list(ids) for name, ids in study.regions.items() if name not in study.labels},
+        labels=predictions.file_labels,
+        regions=_scored_regions(predictions),
+        ignore_label=ignored,
         output_dir=study.output / "evaluation",
         name=f"{study.folder.name}, {candidate.name}, out of fold",
         workers=workers,
@@ -156,12 +158,21 @@ def _require_weights(study: Study) -> None:
 
 
 def _median_ml(predictions: Predictions) -> dict[str, float]:
-    """Median volume of each structure over the references that have it."""
+    """Median volume of each label over the references that have it."""
     volumes = {
         name: [record.reference_ml[name] for record in predictions.records if record.reference_ml[name] > 0]
-        for name in predictions.structures
+        for name in predictions.labels
     }
     return {name: float(np.median(values)) for name, values in volumes.items() if values}
+
+
+def _scored_regions(predictions: Predictions) -> dict[str, list[int]]:
+    """The network's regions, or else the data list's, in the ids of files and without those that are labels."""
+    regions = predictions.study.regions
+    if not predictions.exclusive:
+        regions = {name: tuple(ids) for name, ids in predictions.structures.items()}
+        regions = map_regions(regions, predictions.labels, predictions.file_labels)  # type: ignore[assignment]
+    return {name: list(ids) for name, ids in regions.items() if name not in predictions.file_labels}
 
 
 def _clear_if_changed(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -229,6 +240,7 @@ def _content(
             "definition": CONFIDENCE,
             "cases": confidence.cases,
             "rank_correlation": _number(confidence.rank_correlation),
+            "p_value": _number(confidence.p_value),
             "poor_below": _number(confidence.poor_below),
             "poor_auroc": _number(confidence.poor_auroc),
             "quarters": [_number(value) for value in confidence.quarters],

@@ -14,7 +14,7 @@ from medseg3d.report.evaluation import provenance_facts
 from medseg3d.report.page import render, write_page
 from medseg3d.report.tables import Cell, Column, Row, Table, amount
 from medseg3d.report.verdict import Verdict
-from medseg3d.report.words import count, interval, number
+from medseg3d.report.words import count, interval, number, p_value
 
 __all__ = ["crossval_html", "write_crossval_report"]
 
@@ -141,11 +141,11 @@ def _calibration(calibration: Mapping[str, Any]) -> Table:
 def _calibration_lead(calibration: Mapping[str, Any]) -> str:
     (before, after), (loss_before, loss_after) = calibration["mean_ece"], calibration["log_loss"]
     return (
-        f"Temperature {number(calibration['temperature'])}, fitted on {count(calibration['voxels'], 'voxel')} around "
-        "the structures. Measured with temperatures fitted without the case's own fold: expected calibration "
+        f"Temperature {number(calibration['temperature'])}, fitted on {count(calibration['voxels'], 'voxel')} of "
+        "and near the structures. Measured with temperatures fitted without the case's own fold: expected calibration "
         f"error {number(before, 4)} before and {number(after, 4)} after, log loss {number(loss_before, 4)} and "
-        f"{number(loss_after, 4)}; where that does not fall, the temperature stays 1. The entropy tells voxels that are "
-        "wrong from those that are right with an AUROC of "
+        f"{number(loss_after, 4)}; where that does not fall, the temperature stays 1. The entropy tells wrong "
+        "voxels from right ones with an AUROC of "
         f"{number(calibration['error_auroc'])}. Members are averaged first and calibrated then; the temperature is "
         "that of a single fold's answer, so the average of all folds is, if anything, less certain than it could be."
     )
@@ -156,8 +156,9 @@ def _confidence_lead(confidence: Mapping[str, Any]) -> str:
         return f"{confidence['definition']} Too few cases, or all alike: it was not compared with the Dice."
     return (
         f"{confidence['definition']} Over {count(confidence['cases'], 'case')} its rank correlation with the Dice "
-        f"(Spearman) is {number(confidence['rank_correlation'])}; it tells the worst fifth (Dice up to "
-        f"{number(confidence['poor_below'])}) from the others with an AUROC of {number(confidence['poor_auroc'])}."
+        f"(Spearman) is {number(confidence['rank_correlation'])} (p {p_value(confidence['p_value'])}); "
+        f"it tells the worst fifth (Dice up to {number(confidence['poor_below'])}) from the others with an AUROC "
+        f"of {number(confidence['poor_auroc'])}."
     )
 
 

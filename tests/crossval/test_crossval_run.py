@@ -28,7 +28,7 @@ from medseg3d.crossval.prediction import predict_folds
 from medseg3d.crossval.ship import ship
 from medseg3d.errors import CheckpointError, MedsegError, OutputError, UsageError
 from medseg3d.inference.run import run_bundle
-from medseg3d.inference.weights import read_state
+from medseg3d.inference.weights import file_sha256, read_state
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +276,10 @@ class TestShip:
         (sidecar,) = (tmp_path / "masks").glob("*.json")
         assert len(json.loads(sidecar.read_text())["members_sha256"]) == 4
         assert len(list((tmp_path / "masks").glob("*_mutual_information.nii.gz"))) == 1
+        alone = shipped.path / "models" / "model.pt"
+        run_bundle(shipped.path, mri_datalist, tmp_path / "alone", weights=alone)
+        (sidecar,) = (tmp_path / "alone").glob("*.json")
+        assert json.loads(sidecar.read_text())["weights_sha256"] == file_sha256(alone)  # no partner speaks along
         card = (shipped.path / "docs" / "README.md").read_text()
         assert "models/lowres_model_2.pt" in card
         assert "out of fold" in card
