@@ -100,8 +100,8 @@ def main() -> None:
         for arm in ARMS:
             train(study, arm, fold)
     say("4/7  Segmenting each patient's DICOM with the network that has not seen the patient")
+    link_held_out(study)
     for fold in range(study.plan.folds):
-        link_held_out(study, fold)
         for arm in ARMS:
             segment(study, arm, fold)
     say("5/7  Reading the DICOM masks back over the original series")
@@ -212,19 +212,23 @@ def train(study: Study, arm: Arm, fold: int) -> None:
     )
 
 
-def link_held_out(study: Study, fold: int) -> None:
-    """A folder of links to the DICOM series of the patients that a fold holds out."""
+def held_out(study: Study, fold: int) -> Path:
+    return study.out / "held_out" / f"fold{fold}"
+
+
+def link_held_out(study: Study) -> None:
+    """A folder a fold, of links to the DICOM series of the patients that it holds out."""
     from medseg3d.datalist import validation_items
     from medseg3d.inference import find_cases
 
-    folder = study.out / "held_out" / f"fold{fold}"
-    folder.mkdir(parents=True, exist_ok=True)
     cases = {case["case"]: case["image"] for case in find_cases(study.dicom, modality=MODALITIES)}
-    for item in validation_items(study.datalist(ARMS[0]), fold=fold):
-        for stack in cases[item["case"]].stacks:
-            link = folder / f"{item['case']}_{stack.series.modality}"
-            link.unlink(missing_ok=True)
-            link.symlink_to(stack.frames[0].source.file.path.parent)
+    for fold in range(study.plan.folds):
+        held_out(study, fold).mkdir(parents=True, exist_ok=True)
+        for item in validation_items(study.datalist(ARMS[0]), fold=fold):
+            for stack in cases[item["case"]].stacks:
+                link = held_out(study, fold) / f"{item['case']}_{stack.series.modality}"
+                link.unlink(missing_ok=True)
+                link.symlink_to(stack.frames[0].source.file.path.parent)
 
 
 def segment(study: Study, arm: Arm, fold: int) -> None:
@@ -234,8 +238,7 @@ def segment(study: Study, arm: Arm, fold: int) -> None:
     weights = study.run(arm, fold) / "last.pt"
     require_unseen(weights, validation_items(study.datalist(arm), fold=fold))
     overlays = [part for path in arm.configs for part in ("--config-file", path)]
-    held_out = study.out / "held_out" / f"fold{fold}"
-    medseg3d("segment", held_out, study.masks(arm), "--bundle", BUNDLE, "--weights", weights, *overlays,
+    medseg3d("segment", held_out(study, fold), study.masks(arm), "--bundle", BUNDLE, "--weights", weights, *overlays,
              "--formats", "nifti,seg,rtstruct", "--keep")  # fmt: skip
 
 
