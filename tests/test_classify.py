@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from medseg3d.cli import app
 from medseg3d.data import EpochSampler
-from medseg3d.engines.checkpoint import load_checkpoint
+from medseg3d.engines.checkpoint import load_checkpoint, save_atomically
 from medseg3d.engines.classification import ClassAuroc, MixupStep
 from medseg3d.errors import CaseError, ConfigError, UsageError
 from medseg3d.imbalance import class_weights, sampling_weights
@@ -519,6 +519,26 @@ def test_the_head_learns_first_and_a_checkpoint_can_be_the_start(spots: Path, tr
     before, after = (load_checkpoint(path)["network"] for path in (trained / "best.pt", tmp_path / "run" / "last.pt"))
     moved = {key.split(".")[1] for key in before if not torch.equal(before[key], after[key])}
     assert moved == {"fc"}
+
+
+def test_a_resumed_training_ends_with_the_same_weights(
+    spots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blended images and drawn classes go on where they were."""
+
+    def save_and_keep(content: dict[str, Any], path: Path) -> None:
+        save_atomically(content, path)
+        if path.name == "last.pt" and content["epoch"] == 1:
+            save_atomically(content, tmp_path / "cut" / "last.pt")
+
+    monkeypatch.setattr("medseg3d.engines.training.save_atomically", save_and_keep)
+    short = {"max_epochs": 2, "iterations_per_epoch": 2, "val_interval": 1, "mixup": 0.4, "sampling": "balanced"}
+    whole_run, cut_run = small(spots, tmp_path / "whole") | short, small(spots, tmp_path / "cut") | short
+    run(run_id="training", config_file=configs("train"), logging_file=False, **whole_run)
+    run(run_id="training", config_file=configs("train"), logging_file=False, **cut_run, resume=True)
+    whole, cut = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "cut"))
+    assert whole["epoch"] == cut["epoch"] == 2
+    assert all(torch.equal(whole["network"][key], cut["network"][key]) for key in whole["network"])
 
 
 def test_tracking_follows_a_resumed_run(spots: Path, tmp_path: Path) -> None:

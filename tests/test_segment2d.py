@@ -15,7 +15,7 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, run
 from PIL import Image
 
-from medseg3d.engines.checkpoint import load_checkpoint
+from medseg3d.engines.checkpoint import load_checkpoint, save_atomically
 from medseg3d.errors import UsageError
 from medseg3d.images import read_mask
 
@@ -236,14 +236,20 @@ def test_other_values_train_a_step(values: dict[str, Any], images: Path, tmp_pat
     assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 1
 
 
-def test_a_resumed_training_ends_with_the_same_weights(images: Path, tmp_path: Path):
+def test_a_resumed_training_ends_with_the_same_weights(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def save_and_keep(content: dict[str, Any], path: Path) -> None:
+        save_atomically(content, path)
+        if path.name == "last.pt" and content["epoch"] == 1:
+            save_atomically(content, tmp_path / "cut" / "last.pt")
+
+    monkeypatch.setattr("medseg3d.engines.training.save_atomically", save_and_keep)
     short = {"iterations_per_epoch": 2, "val_interval": 1, "augment_prob": 0.8}
     train(small(images, tmp_path / "whole") | short)
     stopped = small(images, tmp_path / "cut") | short
-    train(stopped | {"max_epochs": 1})
-    train(stopped | {"max_epochs": 2, "resume": True})
-    changed = load_checkpoint(tmp_path / "cut" / "last.pt")
-    assert changed["epoch"] == 2
+    train(stopped | {"resume": True})
+    whole, cut = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "cut"))
+    assert whole["epoch"] == cut["epoch"] == 2
+    assert all(torch.equal(whole["network"][key], cut["network"][key]) for key in whole["network"])
     with pytest.raises(RuntimeError) as caught:
         train(stopped | {"resume": True, "loss": "focal"})
     assert "loss was 'dice_ce', is 'focal'" in str(caught.value.__cause__)

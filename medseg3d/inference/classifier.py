@@ -278,7 +278,8 @@ class Classifier:
             maps = maps or AttentionMaps(self.network, image)
             name = self.overlay_class or answer.split("|")[0] or self.classes[0]
             heat = torch.from_numpy(maps(image, self.classes.index(name)))[None]
-            pixels = read_image(case["image"]).pixels
-            inner = getattr(loaded, "meta", {}).get("inner_size", heat.shape[1:])
+            meta = getattr(loaded, "meta", {})
+            pixels = read_image(case["image"], window=meta.get("window")).pixels
+            inner = meta.get("inner_size", heat.shape[1:])
             heat = to_original_size(heat, pixels.shape[:2], [int(n) for n in inner], nearest=False)
             write_overlay(self.output_dir / OVERLAYS / f"{case['case']}.png", pixels, heat[0].numpy())

@@ -98,6 +98,7 @@ class ObjectDetector:
         self.metadata = metadata
         self.console = make_console()
         self._origin: dict[str, Any] = {}
+        self._window: Any = None  # what the preprocessing shows of CT, for the pictures
 
     def run(self) -> Detected:
         """Detect in every image, write the files, print the counts, and only then complain about those that failed.
@@ -120,7 +121,7 @@ class ObjectDetector:
         write_tables(answers.images, self.labels, self.output_dir, info=info)
         self._write_references(answers)
         for image in answers.images[: None if self.pictures < 0 else self.pictures]:
-            pixels = read_image(image.image).pixels
+            pixels = read_image(image.image, window=self._window).pixels
             path = self.output_dir / PICTURES / f"{image.case}.png"
             draw_detections(path, pixels, image.boxes, self.labels)
         return answers
@@ -181,6 +182,7 @@ class ObjectDetector:
             raise CaseError("Preprocessing made NaN or infinity of it: is the image constant?")
         with torch.no_grad(), autocast(self.device, enabled=self.amp):
             found = self.inferer(pixels.to(self.device), self.network)
+        self._window = meta.get("window")
         rows, columns = (int(n) for n in meta["original_size"])
         inner = meta.get("inner_size", pixels.shape[-2:])
         corners = to_original_boxes(found["boxes"].float().cpu(), (rows, columns), [int(n) for n in inner]).numpy()
