@@ -187,6 +187,9 @@ def write_list_of(study: Study, arm: Arm) -> None:
 
 def train(study: Study, arm: Arm, fold: int) -> None:
     plan, files = study.plan, [BUNDLE / "configs" / "train.yaml", *arm.configs]
+    if is_trained(study, arm, fold):
+        print(f"Done before: {study.run(arm, fold)}")
+        return
     overrides = {
         "bundle_root": BUNDLE,
         "datalist": study.datalist(arm),
@@ -210,6 +213,14 @@ def train(study: Study, arm: Arm, fold: int) -> None:
         json.dumps(list(map(str, files))),
         *typed,
     )
+
+
+def is_trained(study: Study, arm: Arm, fold: int) -> bool:
+    """Whether the last epoch was written; a training that was killed before goes on from ``last.pt``."""
+    from medseg3d.engines.checkpoint import load_checkpoint
+
+    last = study.run(arm, fold) / "last.pt"
+    return last.is_file() and load_checkpoint(last)["epoch"] >= study.plan.epochs
 
 
 def held_out(study: Study, fold: int) -> Path:
