@@ -86,10 +86,11 @@ def start_from(network: torch.nn.Module, weights: str | Path) -> WarmStart:
     state = read_state(path)
     found = _compare(network.state_dict(), state, file=path, sha256=file_sha256(path))
     if found.share < LEAST_SHARE:
+        tensors = len(found.loaded) + len(found.other_shape) + len(found.new)
         raise CheckpointError(
             f"{path}: weights of another network: {found.share:.1%} of this network's values are in them "
-            f"({len(found.loaded)} of {len(network.state_dict())} tensors by name and shape). Compare network_def with "
-            "the one that was trained, or leave warm_start out."
+            f"({len(found.loaded)} of {tensors} tensors by name and shape). Compare network_def with the one that was "
+            "trained, or leave warm_start out."
         )
     network.load_state_dict({name: state[name] for name in found.loaded}, strict=False)
     logger.info("%s", found.table())
