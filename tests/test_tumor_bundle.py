@@ -1,0 +1,122 @@
+"""mri_tumor_segmentation on what real studies are like: BraTS's older ids, partly annotated, with channels missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from monai.bundle import run
+
+from medseg3d.bundles import check_bundle
+from medseg3d.errors import ConfigError
+from medseg3d.inference.run import run_bundle
+from medseg3d.phantom import TUMOUR_REGIONS
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "mri_tumor_segmentation"
+FILE_LABELS = {"necrotic_core": 1, "oedema": 2, "enhancing": 4}
+IGNORED = 9
+
+
+@pytest.fixture(scope="module")
+def real_life(tumour_datalist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantoms with enhancing tumour as 4, a slab of each that nobody labelled, and some channels missing."""
+    folder, source = tmp_path_factory.mktemp("real_life"), tumour_datalist.parent
+    content = json.loads(tumour_datalist.read_text())
+    entries = content["training"] + content["testing"]
+    for entry in entries:
+        label = nibabel.load(source / entry["label"])
+        voxels = np.asarray(label.dataobj).copy()
+        voxels[voxels == 3] = 4
+        voxels[:, :, : voxels.shape[2] // 3] = IGNORED
+        nibabel.save(nibabel.Nifti1Image(voxels, label.affine), folder / f"{entry['case']}_seg.nii.gz")
+        entry["label"] = f"{entry['case']}_seg.nii.gz"
+        entry["image"] = [str(source / image) for image in entry["image"]]
+    for number, entry in enumerate(content["training"]):
+        entry["fold"] = number
+    entries[0]["image"][3] = entries[1]["image"][1] = entries[-1]["image"][3] = None  # fold 0 lacks FLAIR
+    regions = {"whole_tumour": [1, 2, 4], "tumour_core": [1, 4], "enhancing_tumour": [4]}
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(content | {"labels": FILE_LABELS, "regions": regions, "ignore_label": IGNORED}))
+    return path
+
+
+def overrides(datalist: Path, out: Path) -> dict[str, Any]:
+    return {
+        "bundle_root": str(BUNDLE), "datalist": str(datalist), "output_dir": str(out), "device": "cpu",
+        "file_labels": FILE_LABELS, "ignore_label": IGNORED, "spacing": [8.0] * 3, "patch_size": [32] * 3,
+        "network_def::filters": [4] * 5, "batch_size": 2, "max_epochs": 1, "iterations_per_epoch": 2, "val_interval": 1,
+    }  # fmt: skip
+
+
+def files(*names: str) -> list[str]:
+    return [str(BUNDLE / "configs" / f"{name}.yaml") for name in names]
+
+
+@pytest.mark.parametrize("variant", ["regions", "labels_softmax"])
+def test_it_trains_evaluates_and_segments(real_life: Path, tmp_path: Path, variant: str):
+    overlay = [variant] if variant != "regions" else []
+    given = overrides(real_life, tmp_path / "run")
+    run(run_id="training", config_file=files("train", *overlay), logging_file=False, **given)
+    (header, row) = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    scored = list(TUMOUR_REGIONS) if variant == "regions" else list(FILE_LABELS)
+    assert [name for name in header.split(",") if name.startswith("val_mean_dice_")] == [
+        f"val_mean_dice_{name}" for name in scored
+    ]
+    assert np.isfinite(float(dict(zip(header.split(","), row.split(","), strict=True))["train_loss"]))
+
+    run(run_id="evaluating", config_file=files("train", *overlay, "evaluate"), logging_file=False, **given)
+    evaluation = tmp_path / "run" / "evaluation"
+    summary = json.loads((evaluation / "summary.json").read_text())
+    assert (summary["cases"], set(summary["labels"])) == (1, {*FILE_LABELS, *TUMOUR_REGIONS})
+
+    config_files = [*map(Path, files(*overlay)), tmp_path / "small.yaml"]
+    (tmp_path / "small.yaml").write_text(
+        f"spacing: [8.0, 8.0, 8.0]\npatch_size: [32, 32, 32]\nnetwork_def::filters: [4, 4, 4, 4, 4]\n"
+        f"file_labels: {json.dumps(FILE_LABELS)}\n"
+    )
+    weights = tmp_path / "run" / "best.pt"
+    run_bundle(BUNDLE, real_life, tmp_path / "out", weights=weights, config_files=config_files, save_probability=True)
+    case = json.loads(real_life.read_text())["testing"][0]["case"]
+    mask = nibabel.load(tmp_path / "out" / f"{case}.nii.gz")
+    assert set(np.unique(mask.dataobj).tolist()) <= {0, 1, 2, 4}
+    probability = nibabel.load(tmp_path / "out" / f"{case}_probability.nii.gz")
+    assert probability.shape == (*mask.shape, 3 if variant == "regions" else 4)
+    sidecar = json.loads((tmp_path / "out" / f"{case}.json").read_text())
+    assert sidecar["labels"] == FILE_LABELS
+    assert "FLAIR: missing, the network was given zeros" in sidecar["findings"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"missing_channels": False}, r"mri_tumor_001 lacks FLAIR; mri_tumor_002 lacks T1c.*--missing_channels true"),
+        ({"file_labels": "@labels"}, r"the labels are .*Pass --file_labels \"\{.*'?enhancing'?: 4"),
+        ({"ignore_label": None}, r"id 9 is labelled by nobody.*Pass --ignore_label 9"),
+        ({"ignore_label": 3}, r"ignore_label is 3"),
+        (
+            {"regions": {"whole_tumour": [1, 2, 3], "tumour_core": [1], "enhancing_tumour": [3]}},
+            r"the regions are .*Pass --regions \"\{'whole_tumour': \[1, 2, 3\], 'tumour_core': \[1, 3\]",
+        ),
+        ({"regions": {"whole_tumour": [1, 2, 3], "tumour_core": [1]}}, r"holds the ids \[2, 3\] that no later region"),
+        ({"network_def::out_channels": 4}, "there are 3 regions, but the network has 4 output channels"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_stops_before_training(
+    real_life: Path, tmp_path: Path, override: dict[str, Any], message: str
+):
+    given = overrides(real_life, tmp_path / "run") | override
+    with pytest.raises(RuntimeError) as caught:
+        run(run_id="training", config_file=files("train"), logging_file=False, **given)
+    assert isinstance(caught.value.__cause__, ConfigError)
+    assert re.search(message, str(caught.value.__cause__), re.DOTALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bundle_and_its_overlays_check():
+    assert check_bundle(BUNDLE) == []
