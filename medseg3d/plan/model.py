@@ -70,7 +70,7 @@ class Plan:
     memory_gib: float
     recommended: ConfigurationName
     why_recommended: str
-    configurations: Mapping[str, Configuration]
+    configurations: Mapping[ConfigurationName, Configuration]
     advice: Mapping[str, Value]
 
     def to_json(self) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def plan_page(fingerprint: Fingerprint, plan: Plan, template: Template) -> str:
     """One HTML file without a network, a script or anything else beside it."""
     from medseg3d.report.page import render
 
-    configurations = [_shown(configuration) for configuration in plan.configurations.values()]
+    shared = _shared(plan)
+    configurations = [_shown(configuration, shared) for configuration in plan.configurations.values()]
     return render(
         "plan.html.j2",
         payloads={},
@@ -34,6 +35,7 @@ def plan_page(fingerprint: Fingerprint, plan: Plan, template: Template) -> str:
         labels=_labels(fingerprint, plan),
         intensities=_intensities(fingerprint),
         configurations=configurations,
+        shared=[_value(id_, value) for id_, value in shared.items()],
         comparison=_comparison(plan),
         advice=[(name, _text(v.value), v.reason) for name, v in plan.advice.items() if name != "tolerance_mm"],
         tolerance=plan.advice["tolerance_mm"].reason,
@@ -124,12 +126,24 @@ def _comparison(plan: Plan) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def _shown(configuration: Configuration) -> dict[str, Any]:
+def _shared(plan: Plan) -> dict[str, Value]:
+    """Values that all configurations have alike."""
+    first, *others = plan.configurations.values()
+    return {
+        id_: value for id_, value in first.values.items() if all(other.values.get(id_) == value for other in others)
+    }
+
+
+def _shown(configuration: Configuration, shared: Mapping[str, Value]) -> dict[str, Any]:
     return {
         "name": configuration.name,
         "title": TITLES[configuration.name],
         "file": configuration.file,
-        "values": [_value(id_, value) for id_, value in configuration.values.items() if id_ != "network_def"],
+        "values": [
+            _value(id_, value)
+            for id_, value in configuration.values.items()
+            if id_ != "network_def" and id_ not in shared
+        ],
         "network": configuration.values.get("network_def"),
         "stages": _stages(configuration),
         "memory": _memory(configuration),

@@ -12,6 +12,7 @@ from typing import Any
 
 from medseg3d.errors import UsageError
 from medseg3d.plan import anatomy, normalisation
+from medseg3d.plan.advice import advise, recommend
 from medseg3d.plan.budget import Budget, MeasuredBudget, NnunetBudget, batch_size
 from medseg3d.plan.fingerprint import Fingerprint
 from medseg3d.plan.grids import ANISOTROPY, LOWRES_BELOW, Grid, coarse_axis, low_resolution, planning_order, target_grid
@@ -80,14 +81,14 @@ class _Planner:
         found["2d"] = self._slices(file=FILES["3d"] if is_flat else FILES["2d"])
         if coarser is not None:
             found["lowres"] = self._configuration("lowres", *coarser, batch_dice=False)
-        recommended, why = self._recommended(found)
+        recommended, why = recommend(found, slices=self.grid.median_shape[self.order[0]])
         return Plan(
             bundle=self.template.name,
             memory_gib=self.memory_gib,
             recommended=recommended,
             why_recommended=why,
             configurations=found,
-            advice=self._advice(found),
+            advice=advise(found, self.fingerprint, spacing_mm=self.grid.spacing_mm),
         )
 
     # Grid and patch -------------------------------------------------------------------------------------------------
@@ -276,37 +277,6 @@ class _Planner:
             explained = (self.budget or self.nnunet).explain(network, found, batch_size=size)
             facts["memory"] = Value(self.memory_gib, explained)
         return facts
-
-    def _recommended(self, found: dict[ConfigurationName, Configuration]) -> tuple[ConfigurationName, str]:
-        if "3d" not in found:
-            return "2d", "Images are one slice thick: there is only 2D."
-        slices = self.grid.median_shape[self.order[0]]
-        if slices < 2 * MIN_EDGE:
-            return "2d", f"The median image has {slices:g} slices, too few for a 3D network to halve."
-        return "3d", "3D sees across slices; 2D is worth a training for the ensemble." + (
-            " The low resolution sees more of each image: train it too, and let the cross-validation choose."
-            if "lowres" in found
-            else ""
-        )
-
-    def _advice(self, found: dict[ConfigurationName, Configuration]) -> dict[str, Value]:
-        advice = {"tolerance_mm": anatomy.tolerances_mm(self.fingerprint, self.grid.spacing_mm)}
-        rare = anatomy.rare_labels(self.fingerprint)
-        never = [name for name in self.fingerprint.labels if not self.fingerprint.label(name).cases]
-        if rare:
-            advice["rare_labels"] = Value(
-                {name: round(share, 4) for name, share in rare.items()}, "Share of the cases that have the label."
-            )
-        if never:
-            advice["absent_labels"] = Value(never, "No training case has them: nothing can be learnt of these labels.")
-        advice["cascade"] = Value(
-            "lowres" in found,
-            f"A patch covers less than {LOWRES_BELOW:.0%} of the median image, so a network at low resolution, whose "
-            "answer the one at full resolution refines or is averaged with, may help."
-            if "lowres" in found
-            else f"A patch covers at least {LOWRES_BELOW:.0%} of the median image: one network sees enough.",
-        )
-        return advice
 
 
 def _why_batch_dice(batch_dice: bool) -> str:

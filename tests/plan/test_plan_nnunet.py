@@ -88,12 +88,12 @@ def check_measured(name: str) -> None:
             assert (mine.strides, mine.kernels, mine.filters) == (peer.strides, peer.kernels, peer.filters)
 
 
-@pytest.mark.parametrize("name", ["hippocampus", "sarcoma_ct_pet"])
+@pytest.mark.parametrize("name", ["hippocampus"])
 def test_with_measured_memory_the_stated_differences_are_left(name: str) -> None:
     check_measured(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in DATA_SETS if name not in ("hippocampus", "sarcoma_ct_pet")])
+@pytest.mark.parametrize("name", [name for name in DATA_SETS if name != "hippocampus"])
 def test_with_measured_memory_the_stated_differences_are_left_elsewhere(name: str) -> None:
     check_measured(name)
