@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ from medseg3d.augmentation.sharpness import blurred, coarsened
 from medseg3d.data import SeededCacheDataset, training_loader
 from medseg3d.engines import trainer
 from medseg3d.engines.checkpoint import load_checkpoint
+from medseg3d.engines.step import training_step
 from medseg3d.errors import UsageError
 from medseg3d.spatial import rotation_matrix
 
@@ -409,6 +411,18 @@ def test_training_augments_and_resumes_to_the_same_weights_with_any_number_of_wo
     tiny_training(tmp_path / "cut", epochs=1)
     assert_equal_weights(tiny_training(tmp_path / "cut", epochs=2, resume=True), whole)
     assert_equal_weights(tiny_training(tmp_path / "workers", epochs=2, workers=1), whole)
+
+
+def test_a_batch_without_seeds_is_refused_by_name():
+    image, label = batch()
+    engine = SimpleNamespace(
+        state=SimpleNamespace(device=torch.device("cpu")),
+        non_blocking=False,
+        network=torch.nn.Identity(),
+        batch_transform=nnunet(),
+    )
+    with pytest.raises(UsageError, match=r"no 'sample_seed', only \['image', 'label'\]. Load it with medseg3d.data"):
+        training_step(engine, {"image": image, "label": label})
 
 
 def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:

@@ -24,6 +24,12 @@ class BatchAugmentation:
 
     Args:
         transforms: applied in this order.
+
+    >>> from medseg3d.augmentation import Brightness
+    >>> augment = BatchAugmentation([Brightness(prob=1.0, factor=(2.0, 2.0))])
+    >>> image, label = augment(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), seeds=[7])
+    >>> image.mean()
+    tensor(2.)
     """
 
     def __init__(self, transforms: Iterable[SampleTransform]) -> None:

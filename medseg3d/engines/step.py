@@ -12,7 +12,7 @@ import torch
 
 from medseg3d.data import SAMPLE_SEED
 from medseg3d.engines.device import autocast
-from medseg3d.errors import MedsegError
+from medseg3d.errors import MedsegError, UsageError
 
 if TYPE_CHECKING:
     from medseg3d.engines.training import ResumableTrainer
@@ -37,7 +37,7 @@ def training_step(engine: ResumableTrainer, batch: dict[str, torch.Tensor]) -> R
     engine.network.train()
     with named_out_of_memory(tuple(image.shape)):
         if engine.batch_transform is not None:
-            image, label = engine.batch_transform(image, label, batch[SAMPLE_SEED])
+            image, label = engine.batch_transform(image, label, _sample_seeds(batch))
         with autocast(device, enabled=engine.amp_enabled):
             prediction = engine.inferer(image, engine.network)
         return take_step(engine, engine.loss_function(prediction, label))
@@ -66,6 +66,15 @@ def take_step(engine: ResumableTrainer, loss: torch.Tensor) -> Result:
     engine.loss_scaler.update()
     engine.lr_scheduler.step()
     return result
+
+
+def _sample_seeds(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    if SAMPLE_SEED not in batch:
+        raise UsageError(
+            f"A batch_transform draws from the samples' own seeds, and this batch has no {SAMPLE_SEED!r}, only "
+            f"{sorted(batch)}. Load it with medseg3d.data.SeededCacheDataset, which adds them."
+        )
+    return batch[SAMPLE_SEED]
 
 
 @contextmanager
