@@ -25,7 +25,7 @@ __all__ = ["TOLERANCE", "Export", "MeanOfMembers", "deploy_config", "export_netw
 # Largest difference from PyTorch's outputs, as a part of the largest of them (of 1 where all are smaller). Both
 # runtimes add in another order than PyTorch; measured differences are a hundredth of this.
 TOLERANCE = 1e-4
-ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+ONNX_PACKAGES = ("onnx", "onnxruntime")
 ONNX_OPSET = 18
 # Side of an example image in voxels or pixels where the configuration names no patch.
 SIDE = 64

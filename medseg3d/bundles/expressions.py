@@ -67,11 +67,7 @@ def concerns_of(text: str, imported: Mapping[str, set[str]]) -> list[Concern]:
 
 
 def _import_concerns(target: str, text: str) -> list[Concern]:
-    is_from = text.lstrip().startswith("from")
-    verdict = judge_name(target) if is_from else judge_import(target)
-    if is_from and verdict is not None:
-        # `from package import module` names a module, not something in it.
-        verdict = judge_import(target) if judge_import(target) is None else verdict
+    verdict = judge_name(target) if text.lstrip().startswith("from") else judge_import(target)
     return [Concern(f"imports {target}", verdict)] if verdict else []
 
 

@@ -34,8 +34,8 @@ PURE_MODULES = frozenset(
 # Of modules that also do other things, what only reads: these very names, and nothing further inside them.
 READING = frozenset(
     {"glob.glob", "glob.iglob", "os.cpu_count", "os.environ", "os.environ.get", "os.getcwd", "os.getenv", "os.listdir",
-     "os.sep", "pathlib.Path", "pathlib.Path.cwd", "pathlib.PurePath", "sys.maxsize", "sys.platform", "sys.stderr",
-     "sys.stdout", "sys.version", "sys.version_info"}
+     "os.path", "os.sep", "pathlib.Path", "pathlib.Path.cwd", "pathlib.PurePath", "sys.maxsize", "sys.platform",
+     "sys.stderr", "sys.stdout", "sys.version", "sys.version_info"}
 ) | {
     f"os.path.{name}"
     for name in ("abspath", "basename", "commonpath", "dirname", "exists", "expanduser", "getsize", "isabs", "isdir",
@@ -110,7 +110,7 @@ def judge_name(dotted: str) -> Verdict:
     if dotted in READING | ALLOWED_AGAIN:
         return None
     if parts[0] in LIBRARIES | PURE_MODULES:
-        return _judge_path(dotted) or _judge_object(tuple(parts))
+        return _worst(_judge_path(dotted), _judge_object(tuple(parts)))
     if parts[0] in DANGEROUS_MODULES or is_dangerous_module(dotted):
         return "error"
     if len(parts) == 1 and hasattr(builtins, dotted):
@@ -121,6 +121,10 @@ def judge_name(dotted: str) -> Verdict:
 def is_dangerous_module(module: str) -> bool:
     """Whether a module runs code, starts programs, unpickles or reaches the network."""
     return module.partition(".")[0] in DANGEROUS_MODULES
+
+
+def _worst(*verdicts: Verdict) -> Verdict:
+    return "error" if "error" in verdicts else "review" if "review" in verdicts else None
 
 
 def _judge_builtin(name: str) -> Verdict:
@@ -145,14 +149,13 @@ def _within(dotted: str, names: frozenset[str]) -> bool:
 def _judge_object(parts: Sequence[str]) -> Verdict:
     """Follow the name through what is installed: where an object is from may differ from where it is found."""
     item: Any = None
+    verdict: Verdict = None
     for depth, part in enumerate(parts, start=1):
         item = _step(item, part, ".".join(parts[:depth]))
         if item is None:
-            return None  # not there: the check of targets and names says so
-        verdict = _judge_home(item, parts[0])
-        if verdict:
-            return verdict
-    return None
+            break  # not there: the check of targets and names says so
+        verdict = _worst(verdict, _judge_home(item, parts[0]))
+    return verdict
 
 
 def _step(item: Any, part: str, path: str) -> Any:

@@ -1,0 +1,230 @@
+"""What a name, an expression, a weights file and a logging.conf are judged to be."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import pickle
+import string
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from medseg3d.bundles.expressions import concerns_of, imports_of
+from medseg3d.bundles.logging_conf import check_logging_conf
+from medseg3d.bundles.names import judge_import, judge_name
+from medseg3d.bundles.pickles import check_weights_file
+
+CONF = "[loggers]\nkeys=root\n[handlers]\nkeys=a\n[formatters]\nkeys=\n[logger_root]\nhandlers=a\n[handler_a]\n"
+
+
+class Command:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("exit 1",)
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("torch.nn.functional.softmax", None),
+        ("torch.distributed.init_process_group", None),
+        ("numpy.float32", None),
+        ("monai.transforms.Lambdad", None),
+        ("monai.handlers.CheckpointLoader", None),
+        ("medseg3d.bundles.check_run", None),
+        ("os.path.join", None),
+        ("torchvision.models.resnet18", None),
+        ("len", None),
+        # what lies in a library and is not of it
+        ("monai.utils.misc.subprocess.run", "error"),
+        ("monai.data.utils.pickle.loads", "error"),
+        ("os.path.os.system", "error"),
+        ("torch.sys.modules", "error"),
+        ("json.codecs.open", "review"),
+        # a library's own ways to run code, start programs and unpickle
+        ("monai.utils.run_cmd", "error"),
+        ("monai.utils.optional_import", "error"),
+        ("monai.bundle.run", "error"),
+        ("medseg3d.inference.run.run_bundle", "error"),
+        ("torch.hub.load", "error"),
+        ("torch.utils.cpp_extension.load_inline", "error"),
+        ("torch.load", "review"),
+        ("numpy.load", "review"),
+        ("monai.apps.download_and_extract", "review"),
+        # others
+        ("torch._C", "error"),
+        ("builtins.eval", "error"),
+        ("importlib.import_module", "error"),
+        ("ctypes.CDLL", "error"),
+        ("my_networks.Net", "review"),
+    ],
+)
+def test_names(name: str, verdict: str | None) -> None:
+    assert judge_name(name) == verdict
+
+
+@pytest.mark.parametrize(
+    ("module", "verdict"),
+    [
+        ("monai.networks", None),
+        ("glob", None),
+        ("os", None),
+        ("math", None),
+        ("pickle", "error"),
+        ("my_code", "review"),
+    ],
+)
+def test_imports(module: str, verdict: str | None) -> None:
+    assert judge_import(module) == verdict
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "@network_def.to(@device)",
+        "1 + max(@labels.values())",
+        "@train#deterministic_transforms + @train#random_transforms",
+        "torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "[{'image': path} for path in @images if path.endswith('.nii.gz')]",
+        "lambda x: x[:, 0:1] > 0.5",
+        "f'{@output_dir}/{@fold}'",
+        "list(@dataloader)[0]",
+        "@trainer.run()",
+        "import monai.networks.nets as nets",
+        "from medseg3d.engines import trainer",
+        "from monai.networks import nets",
+        "from os import path",
+        "from pathlib import Path",
+    ],
+)
+def test_expressions_that_compute(expression: str) -> None:
+    assert concerns_of(expression, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "what"),
+    [
+        ("[c for c in ().__class__.__base__.__subclasses__() if 'Popen' in str(c)]", "__subclasses__"),
+        ("getattr(torch, 'o' + 's').system('ls')", "uses getattr"),
+        ("(lambda f: f('ls'))(torch.os.system)", "torch.os.system"),
+        ("map(eval, ['1'])", "uses eval"),
+        ("[torch for torch in [1]] and torch.os.popen('ls')", "torch.os.popen"),
+        ("(m := monai.utils.misc.subprocess).run('ls')", "subprocess"),
+        ("@network.forward.__globals__['os']", "__globals__"),
+        ("from os import system", "imports os.system"),
+        ("import subprocess, monai", "imports subprocess"),
+        ("torch.hub.load('x/y', 'z')", "torch.hub.load"),
+        ("open('/etc/passwd').read()", "uses open"),
+        ("operator", ""),
+    ],
+)
+def test_expressions_that_do_more(expression: str, what: str) -> None:
+    imported = {"operator": {"operator"}}
+    found = [concern.what for concern in concerns_of(expression, imported)]
+    assert any(what in text for text in found), found
+
+
+def test_a_name_that_is_bound_twice_is_judged_as_both() -> None:
+    """MONAI has one set of names: which import comes last, nobody can read."""
+    assert concerns_of("math.sqrt(2)", {"math": {"math"}}) == []
+    assert [c.verdict for c in concerns_of("math.system('ls')", {"math": {"math", "os"}})] == ["error"]
+
+
+@given(st.text(alphabet=string.printable, max_size=40))
+def test_any_text_is_judged_without_an_exception(text: str) -> None:
+    concerns_of(text, {})
+    imports_of(text)
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+CONTENTS: dict[str, Any] = {
+    "state dict": OrderedDict(a=torch.zeros(2, 3), b=torch.ones(1, dtype=torch.int64), c=torch.zeros(2).half()),
+    "parameters": torch.nn.ParameterDict({"a": torch.nn.Parameter(torch.zeros(2))}).state_dict(),
+    "checkpoint": {"network": {"a": torch.zeros(1)}, "epoch": 3, "rates": [0.1, 0.2], "name": "x", "flags": {True}},
+    "bfloat16": {"a": torch.zeros(3, dtype=torch.bfloat16), "size": torch.Size([1, 2]), "dtype": torch.float32},
+    "sparse": {"a": torch.eye(3).to_sparse()},
+    "path": {"a": torch.zeros(1), "path": Path("x")},
+    "numpy": {"a": np.zeros(3)},
+    "number of numpy": {"a": np.float64(1.0)},
+    "date": {"a": datetime.date(2026, 1, 1)},
+    "module": torch.nn.Linear(1, 1),
+    "command": {"a": Command()},
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_weights_as_torch_judges_them(content: Any, tmp_path: Path) -> None:
+    """Nothing is found exactly where torch.load(weights_only=True) would load it."""
+    path = tmp_path / "model.pt"
+    torch.save(content, path)
+    unsafe = get_unsafe_globals_in_checkpoint(path)
+    found = check_weights_file(path, where="model.pt")
+    assert bool(found) == bool(unsafe), (found, unsafe)
+    for name in unsafe:
+        assert any(name in problem.what for problem in found)
+
+
+@pytest.mark.parametrize("content", ["state dict", "checkpoint", "command"])
+def test_old_files_of_torch(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(CONTENTS[content], path, _use_new_zipfile_serialization=False)
+    found = check_weights_file(path, where="model.pt")
+    assert [problem.severity for problem in found] == (["error"] if content == "command" else [])
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_bare_pickles_of_every_protocol(protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"x": Command()}, protocol=protocol))
+    [problem] = check_weights_file(path, where="model.pkl")
+    assert problem.severity == "error"
+    assert "system" in problem.what
+
+
+def test_a_pickle_that_hides_the_name_it_calls(tmp_path: Path) -> None:
+    """Harmless texts are pushed last and dropped again; the opcode alone is enough to refuse it."""
+    path = tmp_path / "model.pkl"
+    hidden = b"\x80\x04\x8c\x02os\x8c\x06system\x8c\x05torch\x8c\x04Size00\x93\x8c\x02ls\x85R."
+    path.write_bytes(hidden)
+    assert check_weights_file(path, where="model.pkl") != []
+
+
+def test_damaged_and_foreign_files(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"not weights at all")
+    [problem] = check_weights_file(path, where="model.pt")
+    assert problem.severity == "warning"
+    assert "neither a zip of torch.save nor a whole pickle" in problem.what
+
+
+# logging.conf ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("handler", "severities"),
+    [
+        ("class=StreamHandler\nargs=(sys.stdout,)", []),
+        ("class=logging.StreamHandler\nargs=(sys.stderr,)\nkwargs={}", []),
+        ("class=FileHandler\nargs=('train.log', 'a')", []),
+        ("class=FileHandler\nargs=('../../train.log',)", ["review"]),
+        ("class=handlers.SMTPHandler\nargs=('host', 'a@b', 'c@d', 's')", ["review"]),
+        ("class=StreamHandler\nargs=(os.system('ls'),)", ["error"]),
+        ("class=StreamHandler\nargs=(sys.modules,)", ["error"]),
+        ("class=StreamHandler\nargs=()\nkwargs={'stream': __import__('os').popen('ls')}", ["error"]),
+        ("class=eval\nargs=('1',)", ["error"]),
+        ("class=os.system\nargs=('ls',)", ["error"]),
+        ("class=StreamHandler\nargs=(sys.stdout,", ["error"]),
+    ],
+)
+def test_handlers(handler: str, severities: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "logging.conf"
+    path.write_text(CONF + handler)
+    assert [problem.severity for problem in check_logging_conf(path, where="logging.conf")] == severities
