@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from medseg3d.crossval.configuration import inference_config, training_config
 from medseg3d.crossval.study import FoldRun, Study
@@ -133,12 +133,35 @@ def _train(
     run.folder.mkdir(parents=True, exist_ok=True)
     try:
         with (run.folder / LOG).open("ab") as log:
+            _lock(log, run)
             process = subprocess.Popen(
                 training_command(study, run), stdout=log, stderr=subprocess.STDOUT, env=_environment(device, jobs)
             )
             return _watched(process, run, counter, stop)
     finally:
         slots.put(device)
+
+
+def _lock(log: BinaryIO, run: FoldRun) -> None:
+    """Keep two trainings out of one folder.
+
+    The training inherits the open log, and the lock with it: a command that was killed alone leaves its training
+    behind, which goes on to hold the lock until it ends.
+
+    Raises:
+        CheckpointError: a training holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise CheckpointError(
+            f"{run.folder} is being trained by another process, probably left by a command that was killed. Wait until "
+            "it is done, or end it; then start again."
+        ) from error
 
 
 def _watched(process: subprocess.Popen[bytes], run: FoldRun, counter: _Epochs, stop: threading.Event) -> int:

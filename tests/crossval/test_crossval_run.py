@@ -157,6 +157,22 @@ class TestFolds:
         ):
             train_folds(study)
 
+    def test_two_trainings_never_share_a_folder(self, study, monkeypatch):
+        fcntl = pytest.importorskip("fcntl")
+        (run, _) = study.runs()
+        run.weights.unlink()
+        monkeypatch.setattr(
+            "medseg3d.crossval.training.training_command", lambda study, run: [sys.executable, "-c", "pass"]
+        )
+        with (run.folder / "train.log").open("ab") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)
+            left_behind = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=log)
+        with pytest.raises(CheckpointError, match="fold0 is being trained by another process"):
+            train_folds(study)
+        left_behind.communicate(b"\n")
+        with pytest.raises(MedsegError, match="1 of 1 trainings failed"):  # it ran, and wrote no weights
+            train_folds(study)
+
     def test_jobs_run_side_by_side_one_a_device(self, study, monkeypatch):
         for run in study.runs():
             shutil.rmtree(run.folder)
