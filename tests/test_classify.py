@@ -457,6 +457,7 @@ def test_the_command_classifies_a_folder(trained: Path, tmp_path: Path) -> None:
     Image.fromarray(np.stack([spotted(rng, spot=True, size=48)] * 3, axis=-1)).save(folder / "coloured.jpg")
     Image.fromarray(spotted(rng, spot=False)).save(folder / "grey.png")
     (folder / "cut.png").write_bytes((folder / "grey.png").read_bytes()[:300])
+    Image.fromarray(np.full((40, 40), 7, np.uint8)).save(folder / "blank.png")
     (tmp_path / "small.yaml").write_text(
         "labels: {plain: 0, spot: 1}\nimage_size: [32, 32]\nnetwork_def::options::block_inplanes: [4, 8, 8, 8]\n"
     )
@@ -464,8 +465,9 @@ def test_the_command_classifies_a_folder(trained: Path, tmp_path: Path) -> None:
     arguments += ["--weights", str(trained / "best.pt"), "--config-file", str(tmp_path / "small.yaml")]
     result = CliRunner().invoke(app, [*arguments, "--overlays", "-1"])
     assert isinstance(result.exception, CaseError)
-    assert "1 of 3 images failed, the others are done" in str(result.exception)
+    assert "2 of 4 images failed, the others are done" in str(result.exception)
     assert "cut.png" in str(result.exception)
+    assert "blank: All its pixels are equal" in str(result.exception)
     table = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert table.columns.tolist() == ["case", "p_plain", "p_spot", "predicted"]
     assert table["case"].tolist() == ["coloured", "grey"]
@@ -473,7 +475,7 @@ def test_the_command_classifies_a_folder(trained: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "out" / "overlays" / "coloured.png").size == (48, 48)
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert record["views"] == 6
-    assert record["failed"].keys() == {"cut"}
+    assert record["failed"].keys() == {"blank", "cut"}
 
 
 def test_a_bundle_that_does_not_classify_is_refused(spots: Path, tmp_path: Path) -> None:

@@ -237,6 +237,8 @@ class Classifier:
             image = plain(self.dataset[index][self.image_key]).float()
             if not bool(torch.isfinite(image).all()):
                 return "Preprocessing made NaN or infinity of it: is the image constant?"
+            if bool((image == image.flatten()[0]).all()):
+                return "All its pixels are equal: there is nothing to classify. Was it exported rightly?"
             return image
         except CASE_ERRORS as error:
             reraise_if_general(error)
