@@ -605,6 +605,15 @@ def test_cache_that_does_not_fit(study, monkeypatch):
     start(study, spacing=[2.0, 2.0, 2.0])
 
 
+def test_every_process_has_a_cache(study, monkeypatch):
+    monkeypatch.setattr("medseg3d.bundles.data.available_bytes", lambda: 200_000)
+    start(study)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"0.0 MB each, in each of 2 processes takes about 0.3 MB") as refusal:
+        start(study)
+    assert "Pass --cache_rate 0.5" in str(refusal.value)
+
+
 def test_cache_bytes_by_hand():
     assert cache_bytes((10, 10, 10), (1, 1, 4), (1, 1, 2), channels=2) == 10 * 10 * 20 * 9
     assert 0 < available_bytes() < 2**50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -198,13 +199,15 @@ def _check_memory(merged: Merged, values: Values, cases: Sequence[Case], *, chan
     sizes = [_size(case, spacing, channels) for case in _sample(cases)]
     if not isinstance(rate, (int, float)) or rate <= 0 or not sizes:
         return []
-    mean = sum(sizes) / len(sizes)
-    needed, free = mean * len(cases) * min(rate, 1.0), available_bytes()
+    mean, processes = sum(sizes) / len(sizes), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    whole, free = mean * len(cases) * processes, available_bytes()  # each of torchrun's processes has its own cache
+    needed = whole * min(rate, 1.0)
     if needed <= free:
         return []
-    affordable = int(_SHARE_FOR_CACHE * 100 * free / (mean * len(cases))) / 100
+    affordable = int(_SHARE_FOR_CACHE * 100 * free / whole) / 100
+    shared = f" in each of {processes} processes" if processes > 1 else ""
     what = (
-        f"caching {min(rate, 1.0):.0%} of {len(cases)} cases, {_gigabytes(mean)} each, takes about "
+        f"caching {min(rate, 1.0):.0%} of {len(cases)} cases, {_gigabytes(mean)} each,{shared} takes about "
         f"{_gigabytes(needed)} of memory; {_gigabytes(free)} are free."
     )
     return [

@@ -109,7 +109,7 @@ class SegmentationLoss(torch.nn.Module):
 
     def _membership(self, ids: torch.Tensor) -> torch.Tensor:
         """1.0 where a voxel belongs to a region: (batch, region, *spatial)."""
-        inside = [torch.isin(ids, torch.tensor(members, device=ids.device)) for members in self.regions.values()]
+        inside = [torch.stack([ids == member for member in members]).any(dim=0) for members in self.regions.values()]
         return torch.cat(inside, dim=1).float()
 
     def _dice(self, probability: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor | None) -> torch.Tensor:
