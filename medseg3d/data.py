@@ -17,7 +17,7 @@ from monai.data import CacheDataset
 from monai.transforms import Compose
 from torch.utils.data import DataLoader, Sampler
 
-from medseg3d.processes import ProcessSampler
+from medseg3d.processes import ProcessSampler, process_rank
 
 __all__ = ["SAMPLE_SEED", "EpochSampler", "SeededCacheDataset", "default_workers", "training_loader"]
 
@@ -97,7 +97,14 @@ class SeededCacheDataset(CacheDataset):
     ) -> None:
         compose = transform if isinstance(transform, Compose) else Compose(transform)
         self.seed = seed
-        super().__init__(data, compose, cache_rate=cache_rate, num_workers=num_workers, copy_cache=False)
+        super().__init__(
+            data,
+            compose,
+            cache_rate=cache_rate,
+            num_workers=num_workers,
+            copy_cache=False,
+            progress=process_rank() == 0,
+        )
 
     def __getitem__(self, index: int | Draw) -> Any:
         case, draw = (index, 0) if isinstance(index, int) else index
