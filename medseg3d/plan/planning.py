@@ -18,7 +18,7 @@ from medseg3d.plan.fingerprint import Fingerprint
 from medseg3d.plan.grids import ANISOTROPY, LOWRES_BELOW, Grid, coarse_axis, low_resolution, planning_order, target_grid
 from medseg3d.plan.model import Configuration, ConfigurationName, Plan, Value
 from medseg3d.plan.overrides import Overrides
-from medseg3d.plan.template import Template, network_2d, network_3d, numbers_of
+from medseg3d.plan.template import Template, network_2d, network_3d, numbers_of, regions_of
 from medseg3d.plan.topology import MIN_EDGE, Topology, fit_patch, topology
 
 __all__ = ["make_plan"]
@@ -59,10 +59,8 @@ class _Planner:
     budget: Budget | None
 
     def __post_init__(self) -> None:
-        regions = "regions" in self.template.config and self.fingerprint.regions
-        labels = self.fingerprint.labels
-        self.classes = len(self.fingerprint.regions) if regions else 1 + max(labels.values())
-        self.regions = dict(self.fingerprint.regions) if regions else {}
+        self.regions = regions_of(self.template, self.fingerprint)
+        self.classes = len(self.regions) or 1 + max(self.fingerprint.labels.values())
         self.in_channels = len(self.fingerprint.channels)
         if self.budget is None:
             self.budget = MeasuredBudget(self.memory_gib, in_channels=self.in_channels, classes=self.classes)
@@ -182,9 +180,8 @@ class _Planner:
             "background": normalisation.background(fingerprint),
         }
         if self.regions:
-            values["regions"] = Value(
-                {region: list(ids) for region, ids in self.regions.items()}, "As the data list names them."
-            )
+            by = "data list" if fingerprint.regions else "bundle"
+            values["regions"] = Value(self.regions, f"A sigmoid each, as the {by} names them.")
         if fingerprint.ignore_label is not None:
             values["ignore_label"] = Value(fingerprint.ignore_label, "The data list calls this id ignore.")
         for id_ in ("iterations_per_epoch", "max_epochs"):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.errors import ConfigError
+from medseg3d.plan.fingerprint import Fingerprint
 from medseg3d.plan.topology import MIN_STAGES, Topology
 
-__all__ = ["Template", "network_2d", "network_3d", "numbers_of", "read_template"]
+__all__ = ["Template", "network_2d", "network_3d", "numbers_of", "read_template", "regions_of"]
 
 DEEP_SUPERVISION_HEADS = 2
 """Beside the output; DynUNet enlarges each to the full patch, so that further ones cost memory and say little."""
@@ -105,6 +106,25 @@ def network_2d(template: Template, topology: Topology, *, slice_axis: int) -> di
 def numbers_of(network: Mapping[str, Any], *, in_channels: int, out_channels: int) -> dict[str, Any]:
     """The network with numbers in place of the expressions that a bundle works its channels out with."""
     return {**network, "in_channels": in_channels, "out_channels": out_channels}
+
+
+def regions_of(template: Template, fingerprint: Fingerprint) -> dict[str, list[int]]:
+    """The regions that the network answers with: of the data list, or else of the bundle; none where it knows none.
+
+    Raises:
+        ConfigError: the bundle's regions hold ids that the data list does not name.
+    """
+    own = template.config.get("regions")
+    if not isinstance(own, Mapping) or not own:
+        return {}
+    regions = {name: list(ids) for name, ids in (fingerprint.regions or own).items()}
+    unknown = sorted({i for ids in regions.values() for i in ids} - set(fingerprint.labels.values()))
+    if unknown:
+        raise ConfigError(
+            f"{template.name} trains the regions {dict(own)}, but the data list has no label with id "
+            f"{', '.join(map(str, unknown))}: name regions in the data list, or plan another bundle."
+        )
+    return regions
 
 
 def _short(values: tuple[int, ...]) -> int | list[int]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded_plans import TEMPLATE, case_of
 
-from medseg3d.errors import DataListError, UsageError
+from medseg3d.errors import ConfigError, DataListError, UsageError
 from medseg3d.plan import (
     CaseFingerprint,
     Fingerprint,
@@ -27,6 +27,7 @@ from medseg3d.plan.budget import NnunetBudget, batch_size
 from medseg3d.plan.case import ChannelIntensities
 from medseg3d.plan.grids import target_grid
 from medseg3d.plan.normalisation import background, normalize
+from medseg3d.plan.template import regions_of
 from medseg3d.plan.topology import Topology, fit_patch
 
 Triple = tuple[float, float, float]
@@ -233,6 +234,18 @@ def test_cases_with_a_rare_label_are_drawn_more_often() -> None:
     weights = plan.configurations["3d"].values["train::dataloader::weights"]
     assert weights.value == "$medseg3d.plan.case_weights(@train#dataset#data, {'case_24': 2.5})"
     assert "lesion (4%)" in weights.reason
+
+
+def test_regions_come_from_the_data_list_or_else_from_the_bundle() -> None:
+    template = replace(TEMPLATE, config={**TEMPLATE.config, "regions": {"whole": [1, 2], "core": [2]}})
+    fingerprint = data_set([case_of((1, 1, 1), (64, 64, 64))], labels={"edema": 1, "core": 2})
+    assert regions_of(template, fingerprint) == {"whole": [1, 2], "core": [2]}
+    assert regions_of(template, replace(fingerprint, regions={"all": (1, 2)})) == {"all": [1, 2]}
+    assert regions_of(TEMPLATE, replace(fingerprint, regions={"all": (1, 2)})) == {}
+    plan = make_plan(fingerprint, template, budget=NnunetBudget(8.0, classes=2))
+    assert plan.configurations["3d"].values["regions"].value == {"whole": [1, 2], "core": [2]}
+    with pytest.raises(ConfigError, match="the data list has no label with id 2"):
+        regions_of(template, replace(fingerprint, labels={"edema": 1}))
 
 
 def test_a_label_that_never_occurs_is_named_and_breaks_nothing() -> None:
