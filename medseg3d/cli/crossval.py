@@ -34,6 +34,9 @@ def crossval(
         typer.Option(help="Only this plan of the study (3d, 2d, lowres); may be repeated.", show_default="all"),
     ] = None,
     folds: Annotated[str, typer.Option(help="Only these folds: 0,1.", show_default="all of the data list")] = "",
+    bundle: Annotated[
+        str, typer.Option(help="Name or folder of the bundle.", show_default="the one that was planned for")
+    ] = "",
     jobs: Annotated[
         int, typer.Option(min=0, help="Trainings at a time, one a GPU; 0: as many as there are GPUs, or one.")
     ] = 0,
@@ -83,7 +86,7 @@ def crossval(
     if not console.is_terminal:
         console.width = LOG_WIDTH
     devices = _gpus()
-    read = read_study(study, configurations=configuration or (), folds=_numbers(folds))
+    read = read_study(study, configurations=configuration or (), folds=_numbers(folds), bundle=bundle)
     found = cross_validate(
         read,
         train=train,

@@ -94,15 +94,18 @@ class Study:
         return validation_items(self.datalist, fold=fold, folds=FOLDS, seed=FOLDS_SEED)
 
 
-def read_study(folder: str | Path, *, configurations: Sequence[str] = (), folds: Sequence[int] = ()) -> Study:
+def read_study(
+    folder: str | Path, *, configurations: Sequence[str] = (), folds: Sequence[int] = (), bundle: str = ""
+) -> Study:
     """Read ``plan.json`` and ``dataset.json`` of a study.
 
     Args:
         configurations: names of those to cross-validate; all by default.
         folds: those to cross-validate; all of the data list by default.
+        bundle: name or folder, where the plan's name does not lead to it.
 
     Raises:
-        UsageError: no study, or a configuration or fold that it does not have.
+        UsageError: no study, no such bundle, or a configuration or fold that it does not have.
         DataListError: the data list is malformed.
     """
     folder = Path(folder).absolute()
@@ -113,7 +116,7 @@ def read_study(folder: str | Path, *, configurations: Sequence[str] = (), folds:
     content = with_folds(read_datalist(datalist), fold=0, folds=FOLDS, seed=FOLDS_SEED)
     return Study(
         folder=folder,
-        bundle=find_bundle(plan["bundle"]),
+        bundle=find_bundle(bundle or plan["bundle"]),
         datalist=datalist,
         configurations=tuple(Configuration(name, _plan_file(folder, plan, name)) for name in chosen),
         folds=tuple(_chosen(list(folds), list(content.folds), "fold", folder)),

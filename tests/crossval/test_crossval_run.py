@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -51,6 +52,14 @@ class TestStudy:
             read_study(folder, configurations=["2d"])
         with pytest.raises(UsageError, match="no fold 7: there are 0, 1, 2"):
             read_study(folder, folds=[7])
+
+    def test_a_bundle_elsewhere_is_named(self, tmp_path, mri_datalist):
+        folder = make_study(tmp_path / "s", mri_datalist, folds=2, plans={"3d": {}})
+        plan = json.loads((folder / "plan.json").read_text())
+        (folder / "plan.json").write_text(json.dumps(plan | {"bundle": "somebodys_own"}))
+        with pytest.raises(UsageError, match="no bundle 'somebodys_own'"):
+            read_study(folder)
+        assert read_study(folder, bundle=plan["bundle"]).bundle == Path(plan["bundle"])
 
     def test_a_damaged_plan(self, tmp_path, mri_datalist):
         folder = make_study(tmp_path / "s", mri_datalist, folds=2, plans={"3d": {}})
