@@ -26,6 +26,7 @@ SUBMODULES = (
     "images",
     "imbalance",
     "inference",
+    "labels",
     "losses",
     "metrics",
     "networks",

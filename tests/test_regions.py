@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
+from medseg3d.cli import main
 from medseg3d.engines import LabelDice
 from medseg3d.errors import ConfigError, UsageError
 from medseg3d.evaluation import evaluate
@@ -165,3 +167,33 @@ def test_evaluation_of_partly_annotated_cases(tmp_path: Path):
     assert evaluate(items, tmp_path, labels={"tumour": 1}).dice["tumour"] == pytest.approx(2 * 8 / (8 + 8 + 64))
     with pytest.raises(UsageError, match="ignore_label is 1, which background or a label has too"):
         evaluate(items, tmp_path, labels={"tumour": 1}, ignore_label=1)
+
+
+def test_the_command_line_takes_regions_and_ignored_voxels_from_the_data_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """nnU-Net's spelling: one name may be a label and a region, and a label named ignore is none."""
+    reference = np.zeros((8, 8, 8), np.uint8)
+    reference[2:5, 2:5, 2:5], reference[3, 3, 3], reference[:, :, 6:] = 1, 2, 3
+    for folder, voxels in (("labels", reference), ("masks", np.where(reference == 3, 1, reference))):
+        (tmp_path / folder).mkdir()
+        nibabel.save(nibabel.Nifti1Image(voxels.astype(np.uint8), np.eye(4)), tmp_path / folder / "a.nii.gz")
+    entry = {"case": "a", "image": "labels/a.nii.gz", "label": "labels/a.nii.gz"}
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    (tmp_path / "list.json").write_text(json.dumps({"labels": labels, "training": [entry]}))
+    command = [
+        "medseg3d",
+        "evaluate",
+        str(tmp_path / "masks"),
+        str(tmp_path / "list.json"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code in (0, None)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {name: label["dice_mean"] for name, label in summary["labels"].items()} == dict.fromkeys(
+        ("label_1", "core", "whole"), 1.0
+    )

@@ -53,6 +53,10 @@ def evaluate(
     regions: Annotated[
         str, typer.Option(help="Unions of labels to score beside them: whole_tumour=1+2,core=necrosis+enhancing.")
     ] = "",
+    ignore_label: Annotated[
+        int | None,
+        typer.Option(help="Id of reference voxels that nobody labelled.", show_default="of the data list"),
+    ] = None,
     name: Annotated[
         str, typer.Option(help="What the method is called in reports.", show_default="the folder's name")
     ] = "",
@@ -134,6 +138,7 @@ def evaluate(
         resample=resample,
         other_labels=other_labels.value,
         calibration=calibration,
+        ignore_label=pairing.datalist.ignore_label if ignore_label is None and pairing.datalist else ignore_label,
     )
     cases, groups, notes = _described(pairing, patients=patients, images=images, attributes=attributes)
     if pairing.part:

@@ -77,6 +77,12 @@ def pair(predictions: Path, reference: Path, *, fold: int | None = None) -> Pair
     return Pairing(cases, _extra(masks, references, reference), folder)
 
 
+def _named_once(datalist: DataList) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Labels, and the regions that are not one of them: nnU-Net's lists name ``"enhancing": 3`` among both."""
+    regions = {name: ids for name, ids in datalist.regions.items() if name not in datalist.labels}
+    return dict(datalist.labels), regions
+
+
 def find_labels(pairing: Pairing, reference: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     """Labels and regions where they were not given: from the data list, a ``dataset.json``, or the masks' sidecars.
 
@@ -84,12 +90,11 @@ def find_labels(pairing: Pairing, reference: Path) -> tuple[dict[str, int], dict
         UsageError: none of these names any.
     """
     if pairing.datalist is not None:
-        return dict(pairing.datalist.labels), dict(pairing.datalist.regions)
+        return _named_once(pairing.datalist)
     folder = reference if reference.is_dir() else reference.parent
     for path in (folder / "dataset.json", folder.parent / "dataset.json"):
         if path.is_file():
-            datalist = read_datalist(path)
-            return dict(datalist.labels), dict(datalist.regions)
+            return _named_once(read_datalist(path))
     for case in pairing.cases:
         labels = sidecar_of(case.prediction).get("labels")
         if isinstance(labels, dict) and labels:
