@@ -42,6 +42,7 @@ __all__ = ["Classifier"]
 
 logger = logging.getLogger(__name__)
 
+BLANK = 1e-5  # a preprocessed image with a smaller range shows nothing but rounding
 PREDICTIONS, RECORD, OVERLAYS = "predictions.csv", "predictions.json", "overlays"
 
 
@@ -237,7 +238,7 @@ class Classifier:
             image = plain(self.dataset[index][self.image_key]).float()
             if not bool(torch.isfinite(image).all()):
                 return "Preprocessing made NaN or infinity of it: is the image constant?"
-            if bool((image == image.flatten()[0]).all()):
+            if float(image.max() - image.min()) < BLANK:
                 return "All its pixels are equal: there is nothing to classify. Was it exported rightly?"
             return image
         except CASE_ERRORS as error:

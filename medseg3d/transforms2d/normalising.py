@@ -21,6 +21,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+ROUNDING = 2.5e-7  # of float32 values after resampling, relative to the greatest
+
+
 class NormalizeImaged(MapTransform):
     """Bring images to the values that a network wants.
 
@@ -65,7 +68,9 @@ class NormalizeImaged(MapTransform):
         value_range = value_range_of(image)
         clip = self.mode == "percentile"
         offset, scale = self._offset_and_scale(pixels, value_range)
-        offset, scale = offset.reshape(-1, 1, 1), torch.where(scale > 0, scale, 1.0).reshape(-1, 1, 1)
+        # What resizing leaves of a constant image's values differs by rounding, which must not be blown up.
+        scale = torch.where(scale > ROUNDING * pixels.abs().max(), scale, 1.0)
+        offset, scale = offset.reshape(-1, 1, 1), scale.reshape(-1, 1, 1)
         changed, low_high = (pixels - offset) / scale, (value_range - offset[:, 0, 0]) / scale[:, 0, 0]
         if clip:
             changed, low_high = changed.clamp(0, 1), low_high.clamp(0, 1)
