@@ -57,17 +57,22 @@ def crossval(
 ) -> None:
     """Train all folds of a study, choose what works on held-out cases, and pack it as one bundle.
 
-    Every fold of every plan is trained in a process of its own (its log is STUDY/<plan>/fold<k>/train.log). Then each
-    case is segmented by the networks that have not seen it; on these masks are chosen: the plan or ensemble of plans,
-    mirroring, and corrections of each label (largest component, smallest volume, hole filling). Probabilities are
-    calibrated, and the confidence of a case is compared with its Dice.
+    Every fold of every plan is trained in a process of its own (its log is
+    STUDY/<plan>/fold<k>/train.log). Then each case is segmented by the networks
+    that have not seen it; on these masks are chosen: the plan or ensemble of
+    plans, mirroring, and corrections of each label (largest component, smallest
+    volume, hole filling). Probabilities are calibrated, and the confidence of a
+    case is compared with its Dice.
 
-    Interrupted at any point, the same command goes on: finished folds and cases are recognised. A folder that holds
-    a training of other cases or another plan is refused.
+    Interrupted at any point, the same command goes on: finished folds and cases
+    are recognised. A folder that holds a training of other cases or another
+    plan is refused.
 
-    Results: STUDY/crossval/report.html (what was tried and chosen), STUDY/crossval/evaluation/ (scores of every case),
-    STUDY/crossval/predictions/ (masks), and STUDY/bundle/, which `medseg3d segment` and `python -m monai.bundle run`
-    take. Of a set of test cases, the bundle averages all folds.
+    Results: STUDY/crossval/report.html (what was tried and chosen),
+    STUDY/crossval/evaluation/ (scores of every case),
+    STUDY/crossval/predictions/ (masks), and STUDY/bundle/, which `medseg3d
+    segment` and `python -m monai.bundle run` take. Of a set of test cases, the
+    bundle averages all folds.
 
     [bold]Examples[/]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from medseg3d.crossval.candidates import Candidate
 from medseg3d.crossval.choice import MIN_GAIN, CandidateScore, choose_candidate, score_candidates
@@ -22,7 +23,7 @@ from medseg3d.crossval.ship import Shipped, ship
 from medseg3d.crossval.study import Study
 from medseg3d.crossval.training import train_folds
 from medseg3d.datalist import read_datalist
-from medseg3d.errors import CheckpointError
+from medseg3d.errors import CheckpointError, UsageError
 from medseg3d.evaluation import Summary, evaluate
 from medseg3d.files import write_json
 from medseg3d.labels import map_regions
@@ -85,8 +86,10 @@ def cross_validate(
 
     Raises:
         MedsegError: a training failed, weights are missing, or a case cannot be predicted.
+        UsageError: ``device`` is CUDA, and there is none.
     """
     bar = bar or _no_bar
+    _require_device(device)
     if train:
         with bar("Training") as progress:
             train_folds(study, jobs=jobs, devices=devices, progress=progress)
@@ -146,6 +149,12 @@ def cross_validate(
 
 def _no_bar(description: str) -> AbstractContextManager[Callable[[int, int], None]]:
     return nullcontext(lambda done, total: None)
+
+
+def _require_device(device: str | None) -> None:
+    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {device}: this machine has no CUDA device, or the installed torch none for it. "
+                         "Use --device cpu.")  # fmt: skip
 
 
 def _require_weights(study: Study) -> None:
