@@ -146,10 +146,11 @@ def _example(config: Mapping[str, Any]) -> torch.Tensor:
 
 
 def _larger(example: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:
-    """Two images that are one stride larger along the first axis: what a trace may have taken for constant."""
+    """Two images, and of networks that see patches one stride larger: what a trace may have taken for constant."""
     axes = example.dim() - 2
     strides = stride_of_network(Merged(config=dict(config)), StaticValues(config), axes=axes) or (32,) * axes
-    shape = (2, example.shape[1], example.shape[2] + strides[0], *example.shape[3:])
+    more = strides[0] if "patch_size" in config else 0  # networks of whole images may be made for one size
+    shape = (2, example.shape[1], example.shape[2] + more, *example.shape[3:])
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 

@@ -110,8 +110,8 @@ def flatten(
     trained = runs[0] if runs else {}
     shared = {key for key in trained if key in inference[1] and key not in OWN_PER_FILE}
     _require_same(runs, shared)
-    flat_inference = _laid_over(inference, overlays, _values(trained, shared))
-    flat_train = _laid_over(train, overlays, _values(trained, train[1])) if train else None
+    flat_inference = _laid_over(inference, overlays, _values(trained, shared, inference[1]))
+    flat_train = _laid_over(train, overlays, _values(trained, set(train[1]), train[1])) if train else None
     changed = _changed(_laid_over(inference, (), {}), flat_inference)
     if train and flat_train:
         changed += _changed(_laid_over(train, (), {}), flat_train)
@@ -202,10 +202,13 @@ def _require_landed(name: str, content: Mapping[str, Any], bases: Sequence[Mappi
         raise ConfigError(summary(problems))
 
 
-def _values(trained: Mapping[str, Any], known: Any) -> dict[str, Any]:
-    """Named values of a run that a file knows too."""
-    left_out = PLACES | _SECTIONS
-    return {key: value for key, value in trained.items() if key in known and key not in left_out}
+def _values(trained: Mapping[str, Any], named: set[str], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a run that ``named`` lists, and those that they refer to and the file lacks."""
+    mine = {key: value for key, value in trained.items() if key not in PLACES | _SECTIONS}
+    kept = {key: value for key, value in mine.items() if key in named}
+    while new := {key for key in _referenced(kept) if key in mine and key not in kept and key not in base}:
+        kept |= {key: mine[key] for key in new}
+    return kept
 
 
 def _require_same(runs: Sequence[Mapping[str, Any]], shared: set[str]) -> None:

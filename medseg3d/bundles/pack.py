@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 __all__ = ["Packed", "pack_bundle"]
 
 SUMMARY = "summary.json"
+# Both files have these, and a further file may set them without the weights' minding.
+_FREE = frozenset(
+    {"imports", "bundle_root", "dataset_dir", "output_dir", "device", "network", "amp", "weights", "calibration",
+     "thresholds", "views", "run", "initialize", "batch_size"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -191,13 +196,6 @@ def _overlays_that_still_fit(bundle: Path, folder: Path, flat: Flattened) -> Ite
         tops = {str(key).removeprefix("+").replace("#", "::").partition("::")[0] for key in content}
         if not tops & fixed and not errors_in(check_config([train, path])):
             yield path
-
-
-# Both files have these, and a variant may set them without the weights' minding.
-_FREE = frozenset(
-    {"imports", "bundle_root", "dataset_dir", "output_dir", "device", "amp", "weights", "calibration", "thresholds",
-     "views", "run", "initialize", "batch_size"}
-)  # fmt: skip
 
 
 def _write_models(

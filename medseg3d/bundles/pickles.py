@@ -49,11 +49,17 @@ def is_weights_file(path: Path) -> bool:
 
 def check_weights_file(path: Path, *, where: str) -> list[Problem]:
     """Functions that loading a weights file would call, beyond those that make tensors."""
+    problems: list[Problem] = []
     try:
-        if zipfile.is_zipfile(path):
-            return list(_check_archive(path, where))
         with path.open("rb") as file:
-            return list(_check_pickles(file, where))
+            # torch goes by the first bytes, zip files by the last: a file may be both.
+            starts_as_zip = file.read(4) == b"PK\x03\x04"
+            file.seek(0)
+            if not starts_as_zip:
+                problems += _check_pickles(file, where)
+        if starts_as_zip or zipfile.is_zipfile(path):
+            problems += _check_archive(path, where)
+        return problems
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
         return [Problem(where, f"cannot be read: {error}.", "Get it again: it is damaged.")]
 

@@ -123,6 +123,7 @@ def test_layout_and_check(packed: Path) -> None:
     # Variants that the weights were not trained with stay behind, those of the training alone come along.
     assert not (packed / "configs" / "unet_2d.yaml").exists()
     assert (packed / "configs" / "sgd_poly.yaml").exists()
+    assert (packed / "configs" / "multi_gpu_train.yaml").exists()
 
 
 @pytest.mark.parametrize("stem", ["train", "inference"])
@@ -415,6 +416,15 @@ def test_a_new_id_lands_where_something_refers_to_it(tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text("width: 8\nnetwork_def::filters: ['@width', '@width', '@width', '@width']\n")
     assert flatten(SOURCE, config_files=[plan]).inference["width"] == 8
+
+
+def test_what_a_run_refers_to_comes_with_it() -> None:
+    run = config_of(SOURCE, "train") | {"width": 8}
+    run["network_def"] = run["network_def"] | {"filters": ["@width"] * 4}
+    flat = flatten(SOURCE, runs=[run])
+    assert flat.inference["width"] == 8
+    assert flat.train is not None
+    assert flat.train["width"] == 8
 
 
 def test_an_id_that_lands_nowhere(tmp_path: Path) -> None:

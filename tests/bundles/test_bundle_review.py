@@ -197,6 +197,14 @@ def test_a_pickle_that_hides_the_name_it_calls(tmp_path: Path) -> None:
     assert check_weights_file(path, where="model.pkl") != []
 
 
+def test_a_pickle_with_a_zip_behind_it(tmp_path: Path) -> None:
+    """Python takes it for a zip, torch for an old file, and unpickles its beginning."""
+    path = tmp_path / "model.pt"
+    torch.save(CONTENTS["state dict"], path)
+    path.write_bytes(pickle.dumps(Command(), protocol=2) + path.read_bytes())
+    assert any("system" in problem.what for problem in check_weights_file(path, where="model.pt"))
+
+
 def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(b"not weights at all")
