@@ -103,6 +103,7 @@ def test_it_trains_evaluates_and_segments(real_life: Path, tmp_path: Path, varia
             r"the regions are .*Pass --regions \"\{'whole_tumour': \[1, 2, 3\], 'tumour_core': \[1, 3\]",
         ),
         ({"regions": {"whole_tumour": [1, 2, 3], "tumour_core": [1]}}, r"holds the ids \[2, 3\] that no later region"),
+        ({"regions": {"whole_tumour": 3}}, "'whole_tumour' is 3, no list of label ids"),
         ({"network_def::out_channels": 4}, "there are 3 regions, but the network has 4 output channels"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -53,8 +53,11 @@ def _check_labels(merged: Merged, values: Values) -> list[Problem]:
     out_channels = _network_value(merged, values, "out_channels")
     if not _is_int(out_channels) or not labels:
         return []
-    if isinstance(regions := values.get("regions"), Mapping):
+    regions = values.get("regions")
+    if isinstance(regions, Mapping) and regions:
         return _check_regions(merged, regions, labels, out_channels)
+    if regions is UNKNOWN and "regions" in merged.config:
+        return []
     if values.get("multi_label") is True and merged.config.get("task") == "segmentation_2d":
         out_channels += 1  # a sigmoid a label, and none for the background
     name, highest = max(labels.items(), key=lambda item: item[1])
@@ -75,6 +78,10 @@ def _check_regions(
     from medseg3d.labels import region_label_ids
 
     where = merged.where("regions")
+    if wrong := [name for name, ids in regions.items() if not isinstance(ids, Sequence) or not all(map(_is_int, ids))]:
+        return [
+            Problem(where, f"{wrong[0]!r} is {regions[wrong[0]]!r}, no list of label ids.", "Write {name: [1, 2]}.")
+        ]
     try:
         region_label_ids(regions)
     except UsageError as error:

@@ -39,6 +39,8 @@ def _check_regions(merged: Merged, values: Values, datalist: DataList) -> list[P
     regions, labels = values.get("regions"), values.get("labels")
     if not isinstance(regions, Mapping) or not isinstance(labels, Mapping) or not datalist.regions:
         return []
+    if not all(isinstance(ids, Sequence) for ids in regions.values()):
+        return []  # said where values are compared with each other
     configured, listed = _by_name(regions, labels), _by_name(datalist.regions, datalist.labels)
     if configured == listed:
         return []
