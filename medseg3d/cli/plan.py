@@ -66,11 +66,17 @@ def _table(made: Plan) -> Table:
     shown = ("spacing", "patch_size", "batch_size", "flip_axes")
     table = Table()
     for name in ("", "file", *(id_.replace("_", " ") for id_ in shown), "stages"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=True)
     for name, configuration in made.configurations.items():
         values = configuration.overrides()
         network = values["network_def"]
         stages = len(network.get("network", network).get("strides", [])) if isinstance(network, dict) else 0
-        cells = [str(values.get(id_, "")) for id_ in shown]
-        table.add_row(name, configuration.file, *(cell.replace("[", "\\[") for cell in cells), str(stages or ""))
+        cells = [_short(values.get(id_)) for id_ in shown]
+        table.add_row(name, configuration.file, *cells, str(stages or ""))
     return table
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{item:.4g}" if isinstance(item, float) else str(item) for item in value) or "none"
+    return "" if value is None else str(value)

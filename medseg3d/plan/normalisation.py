@@ -57,13 +57,13 @@ def _rule(fingerprint: Fingerprint, channel: int) -> tuple[dict[str, Any], str]:
     kept = fingerprint.median_kept
     if kept < MASK_BELOW:
         return {"nonzero": True}, (
-            "intensities have no unit, so each image is scaled by its own mean and standard deviation, over voxels "
+            "intensities differ from scan to scan, so each image is scaled by its own mean and standard deviation, over voxels "
             f"that are not 0 alone: cropping to them leaves {kept:.0%} of the median image."
         )
     why = (
         "no voxel is labelled, so that nothing is known of the data set"
         if values is None
-        else "intensities have no unit"
+        else "intensities differ from scan to scan"
     )
     return {"nonzero": False}, f"{why}, so each image is scaled by its own mean and standard deviation."
 

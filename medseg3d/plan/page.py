@@ -93,8 +93,8 @@ def _labels(fingerprint: Fingerprint, plan: Plan) -> list[dict[str, Any]]:
                 "cases": facts.cases,
                 "of": len(fingerprint.cases),
                 "share": 100 * facts.cases / len(fingerprint.cases),
-                "median": f"{median:.3g}" if facts.volume_ml else "–",
-                "range": f"{low:.3g} to {high:.3g}" if facts.volume_ml else "–",
+                "median": _digits(median) if facts.volume_ml else "–",
+                "range": f"{_digits(low)} to {_digits(high)}" if facts.volume_ml else "–",
                 "components": f"{facts.components[0]:g} (up to {facts.components[1]})" if facts.cases else "–",
                 "largest": f"{facts.largest_share:.0%}" if facts.cases else "–",
                 "foreground": f"{facts.share_of_foreground:.1%}",
@@ -111,10 +111,15 @@ def _intensities(fingerprint: Fingerprint) -> list[dict[str, str]]:
         values = (
             {}
             if found is None
-            else {key: f"{getattr(found, key):.4g}" for key in ("low", "median", "high", "mean", "sd")}
+            else {key: _digits(getattr(found, key), 4) for key in ("low", "median", "high", "mean", "sd")}
         )
         rows.append({"name": name, **dict.fromkeys(("low", "median", "high", "mean", "sd"), "–"), **values})
     return rows
+
+
+def _digits(value: float, digits: int = 3) -> str:
+    """A number of so many digits, never with an exponent: 1290, not 1.29e+03."""
+    return f"{float(f'{value:.{digits}g}'):.15g}"
 
 
 def _comparison(plan: Plan) -> list[tuple[str, list[str]]]:
