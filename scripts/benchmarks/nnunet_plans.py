@@ -90,7 +90,7 @@ def main() -> None:
     if options.peer:
         return plan_as_peer(options.peer)
     record = json.loads(RECORD.read_text(encoding="utf-8")) if options.recorded else ask_nnunet(options)
-    table = compare(record)
+    table = compare(record, measuring=not options.without_measuring)
     sys.stdout.write(table)
     if options.record:
         write_record(record)
@@ -123,6 +123,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--nnunet-python", type=Path, default=Path("nnunet-venv/bin/python"))
     parser.add_argument("--record", action="store_true", help=f"write {RECORD} and {RESULTS}")
     parser.add_argument("--recorded", action="store_true", help="take nnU-Net's answers from the record")
+    parser.add_argument("--without-measuring", action="store_true", help="nnU-Net's constants alone: in seconds")
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -283,7 +284,7 @@ def fingerprints_equal(entry: dict[str, Any], datalist: str) -> bool:
     )
 
 
-def compare(record: dict[str, Any]) -> str:
+def compare(record: dict[str, Any], *, measuring: bool = True) -> str:
     """A Markdown table: a row a configuration."""
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "plan"))
     from recorded_plans import NAMES, ours, planned_like, theirs
@@ -302,7 +303,9 @@ def compare(record: dict[str, Any]) -> str:
     ]
     for name, entry in record["data_sets"].items():
         plans = [planned_like(entry, memory="nnunet")]
-        if "fingerprint_equal" in entry:  # it has images; what is measured of the others, the slow tests hold
+        if (
+            measuring and "fingerprint_equal" in entry
+        ):  # it has images; what is measured of the others, the slow tests hold
             plans.append(planned_like(entry, memory="measured"))
         for theirs_, ours_ in NAMES.items():
             peer = theirs(entry, theirs_) if theirs_ in entry["plans"] else None
