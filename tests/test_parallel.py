@@ -111,7 +111,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     worker = str(Path(parallel_worker.__file__))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([*command, worker, str(folder)], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, worker, str(folder)], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     parallel_worker.make_trainer(folder / "two_then_one", resume=True).run()
     return folder
@@ -177,7 +177,7 @@ def test_a_bundle_trains_in_two_processes_and_goes_on_in_one(mri_datalist: Path,
         typed = [part for key, value in (options | changed).items() for part in (f"--{key}", value)]
         command = [sys.executable, "-m", *program, "run", "training", "--config_file", files, *typed]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
     torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
     wrong = start(*torchrun, files=both, max_epoch="1")
