@@ -57,8 +57,8 @@ def _rule(fingerprint: Fingerprint, channel: int) -> tuple[dict[str, Any], str]:
     kept = fingerprint.median_kept
     if kept < MASK_BELOW:
         return {"nonzero": True}, (
-            "intensities differ from scan to scan, so each image is scaled by its own mean and standard deviation, over "
-            f"voxels that are not 0 alone: cropping to them leaves {kept:.0%} of the median image."
+            "intensities differ from scan to scan, so each image is scaled by its own mean and standard deviation, "
+            f"over voxels that are not 0 alone: cropping to them leaves {kept:.0%} of the median image."
         )
     why = (
         "no voxel is labelled, so that nothing is known of the data set"
