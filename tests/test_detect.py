@@ -26,7 +26,7 @@ from medseg3d.errors import CaseError, ConfigError, UsageError
 from medseg3d.inference import TiledImage, WholeImage
 from medseg3d.inference.box_tables import DetectedImage, coco_content
 from medseg3d.inference.counting import Thresholds, choose_thresholds, read_thresholds, write_thresholds
-from medseg3d.inference.tiles import tiles_of
+from medseg3d.inference.tiles import Tile, _of_core, tiles_of
 from medseg3d.metrics.detection import Boxes
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "image_detection_2d"
@@ -353,6 +353,21 @@ class Bright(torch.nn.Module):
             labels = torch.ones(len(boxes), dtype=torch.int64)
             results.append({"boxes": found, "scores": torch.full((len(boxes),), 0.9), "labels": labels})
         return results
+
+
+def test_an_object_at_the_border_of_two_tiles_is_left_to_neither() -> None:
+    """Each places its centre half a pixel beyond the border, on the other's side."""
+    left, right = list(tiles_of((60, 80), (60, 60), overlap=0.25))[:2]
+    border = left.core[2]
+    assert border == right.core[0]
+
+    def seen(tile: Tile, centre: float) -> int:
+        box = torch.tensor([[centre - 10 - tile.left, 20.0, centre + 10 - tile.left, 40.0]])
+        found = {"boxes": box, "scores": torch.ones(1), "labels": torch.ones(1, dtype=torch.int64)}
+        return len(_of_core(found, tile, (1.0, 1.0))["boxes"])
+
+    assert (seen(left, border + 0.5), seen(right, border - 0.5)) == (1, 1)
+    assert (seen(left, border + 5), seen(right, border - 5)) == (0, 0)
 
 
 @pytest.mark.parametrize("scale", [1, 2])
