@@ -27,7 +27,7 @@ from medseg3d.crossval.candidates import Candidate
 from medseg3d.crossval.configuration import EnsemblePart, ensemble_config, inference_config, training_config
 from medseg3d.crossval.prediction import predict_folds
 from medseg3d.crossval.ship import ship
-from medseg3d.errors import CheckpointError, MedsegError, OutputError, UsageError
+from medseg3d.errors import CheckpointError, ConfigError, MedsegError, OutputError, UsageError
 from medseg3d.inference.run import run_bundle
 from medseg3d.inference.weights import file_sha256, read_state
 
@@ -108,6 +108,16 @@ class TestConfiguration:
         assert alone["weights"] == "a.pt"
         assert set(alone) == set(config)
         assert alone["inferer"] == config["inferer"]
+
+
+def test_corrections_take_the_place_of_the_bundles_own_and_leave_the_rest():
+    decode, rename = {"_target_": "medseg3d.inference.ToImageGridd"}, {"_target_": "medseg3d.transforms.ToFileLabelsd"}
+    own, new = ({"_target_": f"medseg3d.inference.{n}"} for n in ("RemoveSmallComponentsd", "FillHolesd"))
+    config = {"postprocessing": {"transforms": [decode, own, rename]}, "evaluator": {}}
+    made = ensemble_config([EnsemblePart("3d", config, ["a.pt"])], mirrored=False, corrections=[new])
+    assert made["postprocessing"]["transforms"] == [decode, new, rename]
+    with pytest.raises(ConfigError, match="no postprocessing::transforms"):
+        ensemble_config([EnsemblePart("3d", {"evaluator": {}}, ["a.pt"])], mirrored=False, corrections=[])
 
 
 class TestFolds:
