@@ -7,8 +7,8 @@ answers::
 
     python scripts/tumor_phantoms.py runs/tumor
 
-It takes about 20 minutes of one processor core. What is done is not repeated. ``tumor_results.md`` has the table, ``tumor.png`` some brains, ``comparison/report.html``
-the two networks side by side.
+It takes about 20 minutes of one processor core. What is done is not repeated. ``tumor_results.md`` has the table,
+``tumor.png`` some brains, ``comparison/report.html`` the two networks side by side.
 """
 
 from __future__ import annotations
@@ -127,9 +127,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     names = [*TUMOUR_REGIONS, *TUMOUR_LABELS]
     lines = ["| network | channels | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
     for row in rows:
-        cells = ["–" if row[name][0] is None else "{:.3f} ({:.3f} to {:.3f})".format(*row[name]) for name in names]
+        cells = [cell(*row.get(name, (None, None, None))) for name in names]
         lines.append(f"| {row['variant']} | {row['setting']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def cell(mean: float | None, low: float | None, high: float | None) -> str:
+    """A mean and its interval, as far as they are known: very few brains have none."""
+    if mean is None:
+        return "–"
+    return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 def show(out: Path, path: Path) -> None:
