@@ -35,8 +35,8 @@ def region_label_ids(regions: Mapping[str, Iterable[int]]) -> tuple[int, ...]:
             what = f"the ids {sorted(own)}" if own else "no id"
             raise UsageError(
                 f"Region {name!r} ({sorted(set(ids))}) holds {what} that no later region has; exactly one is needed, "
-                "the id that it paints. List regions from the outermost to the innermost, each with one id more than what "
-                "comes after it."
+                "the id that it paints. List regions from the outermost to the innermost, each with one id more than "
+                "what comes after it."
             )
         later |= own
         painted += own

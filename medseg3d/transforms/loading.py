@@ -31,8 +31,8 @@ class LoadVolumed(MapTransform):
     of a refusal reaches the user.
 
     Each key's path (or list of paths, one a channel; or one 4D NIfTI file of channels) becomes a ``MetaTensor`` of
-    shape (channel, i, j, k), float32 for images and uint8 for labels (int16 where ids exceed 255), with the RAS+ ``affine``
-    and ``filename_or_obj``. Its ``meta["findings"]`` says what a reader of the result should know.
+    shape (channel, i, j, k), float32 for images and uint8 for labels (int16 where ids exceed 255), with the RAS+
+    ``affine`` and ``filename_or_obj``. Its ``meta["findings"]`` says what a reader of the result should know.
 
     Args:
         keys: entries to load.
