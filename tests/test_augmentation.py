@@ -359,6 +359,12 @@ def test_impossible_arguments_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize("seeds", [[1, 2, 3], [1, 2, 3, 4, 5]])
+def test_a_sample_without_a_seed_of_its_own_is_refused(seeds):
+    with pytest.raises(UsageError, match=f"There are {len(seeds)} seeds for 4 samples"):
+        nnunet()(*batch(), seeds)
+
+
 # In training ----------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from medseg3d.augmentation.base import SampleTransform
+from medseg3d.errors import UsageError
 
 __all__ = ["BatchAugmentation"]
 
@@ -45,10 +46,16 @@ class BatchAugmentation:
             image: (batch, channel, *spatial).
             label: (batch, 1, *spatial).
             seeds: one a sample, as ``medseg3d.data.SeededCacheDataset`` puts them into the batch.
+
+        Raises:
+            UsageError: there are more or fewer seeds than samples.
         """
+        numbers = _numbers(seeds)
+        if len(numbers) != len(image):
+            raise UsageError(f"There are {len(numbers)} seeds for {len(image)} samples; give each sample its own.")
         image, label = image.to(torch.float32, copy=True), label.clone()
         with torch.autocast(image.device.type, enabled=False):
-            for place, seed in enumerate(_numbers(seeds)):
+            for place, seed in enumerate(numbers):
                 self._augment(image, label, place, np.random.default_rng((seed, STREAM)))
         return image, label
 
