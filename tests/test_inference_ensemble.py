@@ -247,6 +247,15 @@ def test_expected_dice_of_sure_and_of_empty_masks():
     assert math.isnan(absent)
 
 
+def test_what_lies_far_from_every_mask_does_not_count_for_the_expected_dice():
+    p = torch.full((40, 40, 40), 0.02)  # what a high temperature leaves of "surely nothing"
+    p[18:22, 18:22, 18:22] = 0.9  # 64 voxels
+    near = 8**3 - 64  # the cube of two voxels around them
+    expected = 2 * 64 * 0.9 / (64 + 64 * 0.9 + near * 0.02)
+    assert expected_dice(torch.stack([1 - p, p]), exclusive=True)[1] == pytest.approx(expected, rel=1e-5)
+    assert expected_dice(p[None], exclusive=False) == [pytest.approx(expected, rel=1e-5)]
+
+
 def test_expected_dice_is_the_dice_of_truths_drawn_from_the_probabilities():
     generator = torch.Generator().manual_seed(3)
     p = torch.rand((1, 20, 20, 20), generator=generator) ** 3

@@ -20,6 +20,7 @@ from medseg3d.crossval.predictor import Answer, Predictor
 from medseg3d.files import whole_or_not_at_all, write_json
 from medseg3d.geometry import voxel_volume_ml
 from medseg3d.inference.cases import read_image_header
+from medseg3d.inference.ensemble import NEAR_VOXELS
 from medseg3d.inference.export import write_nifti
 from medseg3d.labels import file_ids
 from medseg3d.metrics import dice
@@ -31,7 +32,7 @@ Structures = Mapping[str, Sequence[int]]
 
 # Voxels of a case whose probabilities are kept for the calibration; they lie at most so far from where a structure is
 # or has this probability. Farther out, certain background would hide what is said of the borders.
-SAMPLED_VOXELS, NEAR_VOXELS, POSSIBLE = 4000, 2, 0.05
+SAMPLED_VOXELS, POSSIBLE = 4000, 0.05
 SCHEMA = "medseg3d.crossval_case/2"
 
 

@@ -26,7 +26,8 @@ POOR_SHARE = 0.2
 
 CONFIDENCE = (
     "The confidence of a case is the mean, over the structures found, of the Dice that their masks are worth by their "
-    "own calibrated probabilities, 2·Σp inside the mask / (voxels of the mask + Σp): no reference is needed for it."
+    "own calibrated probabilities, 2·Σp inside the mask / (voxels of the mask + Σp), over the voxels on and near "
+    "structures: no reference is needed for it."
 )
 
 Floats = NDArray[np.float64]

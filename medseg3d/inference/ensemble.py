@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.data import MetaTensor
 
 from medseg3d.inference.grid import GridMap, image_grid, probabilities_on_grid
@@ -21,6 +22,9 @@ from medseg3d.inference.weights import combined_sha256, fitting_state
 
 __all__ = ["Members", "Partner", "Pooled", "Weights", "as_logits", "as_probabilities", "entropy", "expected_dice",
            "pool", "pool_on_image_grid", "stand_in"]  # fmt: skip
+
+# How far from a structure its probabilities are calibrated, in voxels of the network's grid.
+NEAR_VOXELS = 2
 
 Weights = str | Path | Sequence[str | Path] | None
 
@@ -198,18 +202,29 @@ def expected_dice(probabilities: torch.Tensor, *, exclusive: bool) -> list[float
     has n voxels, and s is the sum of p over them, then 2·s / (n + Σp) is what the Dice is, to first order, if the
     probabilities are right. No reference is needed, so it can warn of a case that has none.
 
+    Only voxels in or within ``NEAR_VOXELS`` of some mask count. There a temperature was fitted; far from all structures
+    it turns "surely nothing" into a little of everything, and a whole volume of that outweighs the mask.
+
     >>> p = torch.tensor([[0.1, 0.9, 1.0], [0.9, 0.1, 0.0]]).reshape(2, 3, 1, 1)
     >>> [round(value, 3) for value in expected_dice(p, exclusive=True)]  # 2·1.9/(2 + 2), 2·0.9/(1 + 1)
     [0.95, 0.9]
     """
+    found = probabilities.argmax(dim=0) > 0 if exclusive else (probabilities >= 0.5).any(dim=0)
+    p = probabilities[:, _near(found)]
     if exclusive:
-        best, winner = probabilities.max(dim=0)
-        sizes = torch.bincount(winner.flatten(), minlength=len(probabilities)).double()
-        inside = torch.bincount(winner.flatten(), best.flatten().double(), minlength=len(probabilities))
+        best, winner = p.max(dim=0)
+        sizes = torch.bincount(winner, minlength=len(p)).double()
+        inside = torch.bincount(winner, best.double(), minlength=len(p))
     else:
-        masks = probabilities >= 0.5
-        sizes = masks.flatten(1).sum(dim=1, dtype=torch.float64)
-        inside = torch.stack([p[mask].sum(dtype=torch.float64) for p, mask in zip(probabilities, masks, strict=True)])
-    totals = probabilities.flatten(1).sum(dim=1, dtype=torch.float64)
+        masks = p >= 0.5
+        sizes = masks.sum(dim=1, dtype=torch.float64)
+        inside = (p * masks).sum(dim=1, dtype=torch.float64)
+    totals = p.sum(dim=1, dtype=torch.float64)
     values = torch.where(sizes > 0, 2 * inside / (sizes + totals), torch.nan)
     return [float(value) for value in values]
+
+
+def _near(mask: torch.Tensor) -> torch.Tensor:
+    """Voxels of ``mask`` (x, y, z) and the cubes of ``NEAR_VOXELS`` around them."""
+    around = F.max_pool3d(mask.float()[None, None], 2 * NEAR_VOXELS + 1, stride=1, padding=NEAR_VOXELS)
+    return around[0, 0] > 0
