@@ -29,7 +29,11 @@ def segment(
         _Device | None, typer.Option(help="Where to compute.", show_default="cuda if there is one")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Weights to use.", show_default="the bundle's models/model.pt")
+        list[Path] | None,
+        typer.Option(
+            help="Weights to use; repeated, the masks are of the mean of their probabilities.",
+            show_default="the bundle's own",
+        ),
     ] = None,
     config_file: Annotated[
         list[Path] | None,
@@ -93,7 +97,7 @@ def segment(
         source,
         output,
         device=device.value if device else None,
-        weights=weights,
+        weights=weights or None,
         config_files=config_file or (),
         save_probability=probability,
         save_uncertainty=uncertainty,
