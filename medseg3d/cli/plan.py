@@ -14,7 +14,7 @@ from medseg3d.cli.progress import progress_bar
 if TYPE_CHECKING:
     from medseg3d.plan import Plan
 
-__all__ = ["plan"]
+__all__ = ["plan", "plan_table"]
 
 
 def plan(
@@ -57,16 +57,18 @@ def plan(
     with console.status("Measuring networks"):
         made = make_plan(fingerprint, template, memory_gib=memory_gib, overrides=overrides)
     write_study(study, datalist, fingerprint, made, template)
-    console.print(_table(made))
+    console.print(plan_table(made))
     console.print(f"Recommended: {made.recommended}. {made.why_recommended}", markup=False)
     console.print(f"Every value with its reason: {study / 'plan.html'}", markup=False)
 
 
-def _table(made: Plan) -> Table:
+def plan_table(made: Plan) -> Table:
+    """The configurations, a line each."""
     shown = ("spacing", "patch_size", "batch_size", "flip_axes")
     table = Table()
     for name in ("", "file", *(id_.replace("_", " ") for id_ in shown), "stages"):
-        table.add_column(name, no_wrap=True)
+        # In 80 columns headings and lists of numbers take two lines, rather than end in dots.
+        table.add_column(name, no_wrap=name in ("", "file", "stages"))
     for name, configuration in made.configurations.items():
         values = configuration.overrides()
         network = values["network_def"]

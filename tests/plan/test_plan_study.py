@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -9,14 +10,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
 from medseg3d.bundles import check_bundle, find_bundle
 from medseg3d.cli import app
+from medseg3d.cli.plan import plan_table
 from medseg3d.datalist import read_datalist
 from medseg3d.errors import ConfigError, UsageError
 from medseg3d.plan import Overrides, extract_fingerprint, make_plan, parse_overrides, read_template
 from medseg3d.plan.budget import NnunetBudget
+from medseg3d.plan.model import Configuration, Plan, Value
 from medseg3d.plan.study import check_study, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +98,20 @@ def test_the_page_needs_nothing_beside_it_and_gives_every_reason(planned: Planne
             assert f"<code>{id_}</code>" in page
             assert value["reason"] in text
     assert "left_kidney" in page
+
+
+def test_the_table_is_whole_in_80_columns() -> None:
+    network = {"strides": [1, 2, 2, 2, 2, 2]}
+    values = {"spacing": [0.703125, 0.703125, 2.5], "patch_size": [128, 160, 112], "batch_size": 2,
+              "flip_axes": [0, 1, 2], "network_def": network}  # fmt: skip
+    configuration = Configuration("lowres", "plan_lowres.yaml", {k: Value(v, "") for k, v in values.items()}, {})
+    made = Plan("ct_organ_segmentation", 8.0, "lowres", "", {"lowres": configuration}, {})
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(plan_table(made))
+    text = console.export_text()
+    assert "…" not in text
+    for words in ("lowres", "plan_lowres.yaml", "0.7031,", "128,", "160,", "112", "patch", "batch", "flip", "stages"):
+        assert words in text
 
 
 def test_an_earlier_plans_runs_are_not_left_beside_a_new_plan(planned: Planned) -> None:
