@@ -10,7 +10,8 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from monai.bundle import run
+from monai.bundle import ConfigParser, run
+from monai.transforms import Compose
 
 from medseg3d.bundles import check_bundle
 from medseg3d.errors import ConfigError
@@ -55,6 +56,20 @@ def overrides(datalist: Path, out: Path) -> dict[str, Any]:
 
 def files(*names: str) -> list[str]:
     return [str(BUNDLE / "configs" / f"{name}.yaml") for name in names]
+
+
+@pytest.mark.parametrize("ignored", [255, 300])
+def test_ignored_voxels_keep_their_id_in_training(tmp_path: Path, ignored: int):
+    voxels = np.zeros((4, 4, 4), np.int16)
+    voxels[:2], voxels[3] = ignored, 2
+    for name, content in (("image", voxels.astype(np.float32)), ("label", voxels)):
+        nibabel.save(nibabel.Nifti1Image(content, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    parser = ConfigParser()
+    parser.read_config(files("train"))
+    parser["ignore_label"] = ignored
+    prepare = Compose(parser.get_parsed_content("train#deterministic_transforms"))
+    case = {"image": [str(tmp_path / "image.nii.gz")] * 4, "label": str(tmp_path / "label.nii.gz")}
+    assert prepare(case)["label"].unique().tolist() == [0, 2, ignored]
 
 
 @pytest.mark.parametrize("variant", ["regions", "labels_softmax"])
