@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from medseg3d.bundles.names import SAFE_BUILTINS, Verdict, judge_import, judge_name
+from medseg3d.bundles.names import SAFE_BUILTINS, Verdict, is_module, judge_import, judge_name
 
 __all__ = ["MONAI_NAMES", "Concern", "concerns_of", "imports_of"]
 
@@ -15,8 +15,10 @@ MONAI_NAMES: Mapping[str, str] = {"monai": "monai", "torch": "torch", "np": "num
 REFERENCE = "__local_refs"
 # Methods that write, run or load, whatever object they are found on.
 _METHODS = frozenset(
-    {"chmod", "hardlink_to", "import_module", "load_library", "popen", "Popen", "rmdir", "rmtree", "spawn",
-     "symlink_to", "system", "tofile", "to_csv", "to_pickle", "touch", "unlink", "write_bytes", "write_text"}
+    {"check_call", "check_output", "chmod", "execl", "execle", "execlp", "execv", "execve", "execvp", "execvpe",
+     "getoutput", "hardlink_to", "import_module", "load_inline", "load_library", "open", "popen", "Popen",
+     "posix_spawn", "posix_spawnp", "rmdir", "rmtree", "spawn", "spawnl", "spawnlp", "spawnv", "spawnvp", "symlink_to",
+     "system", "tofile", "to_csv", "to_pickle", "touch", "unlink", "write_bytes", "write_text", "writelines"}
 )  # fmt: skip
 
 
@@ -90,7 +92,7 @@ class _Walk:
             yield from self._attribute(node)
             return
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            yield from self._name(node.id, is_alone=True)
+            yield from self._name(node.id)
         for child in ast.iter_child_nodes(node):
             yield from self._visit(child)
 
@@ -105,6 +107,8 @@ class _Walk:
             verdict = judge_name(dotted)
             if verdict:
                 yield Concern(f"uses {dotted}", verdict)
+            elif is_module(dotted):
+                yield Concern(f"hands {dotted} on", "review")
 
     def _method(self, name: str) -> Iterator[Concern]:
         if name.startswith("_"):
@@ -112,14 +116,14 @@ class _Walk:
         elif name in _METHODS:
             yield Concern(f"calls .{name}", "error")
 
-    def _name(self, name: str, *, is_alone: bool) -> Iterator[Concern]:
+    def _name(self, name: str) -> Iterator[Concern]:
         if name == REFERENCE or name in SAFE_BUILTINS:
             return
         if name in self.modules:
             for target in sorted(self.modules[name]):
                 verdict: Verdict = judge_name(target) if "." in target else "review"
-                if verdict:
-                    yield Concern(f"hands {target} on" if is_alone else f"uses {target}", verdict)
+                if verdict or is_module(target):
+                    yield Concern(f"hands {target} on", verdict or "review")
         elif judge_name(name) == "error":
             yield Concern(f"uses {name}", "error")
 

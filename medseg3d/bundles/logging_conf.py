@@ -17,6 +17,8 @@ PLAIN_CLASSES = frozenset(
      "logging.FileHandler", "handlers.RotatingFileHandler", "logging.handlers.RotatingFileHandler",
      "handlers.TimedRotatingFileHandler", "logging.handlers.TimedRotatingFileHandler", "Formatter", "logging.Formatter"}
 )  # fmt: skip
+# "defaults" of a formatter: evaluated from Python 3.12 on.
+EVALUATED = ("class", "args", "kwargs", "defaults")
 STREAMS = frozenset({"sys.stdout", "sys.stderr"})
 _REMEDY = "Python evaluates it as code: write a plain StreamHandler or FileHandler with literal arguments."
 
@@ -36,14 +38,14 @@ def check_logging_conf(path: Path, *, where: str) -> list[Problem]:
 def _check_section(parser: configparser.ConfigParser, section: str, where: str) -> Iterator[Problem]:
     place = f"{where}: [{section}]"
     # Formats hold "%(message)s" and are taken as they are; nothing evaluates them.
-    values = {key: parser.get(section, key) for key in ("class", "args", "kwargs") if parser.has_option(section, key)}
+    values = {key: parser.get(section, key) for key in EVALUATED if parser.has_option(section, key)}
     class_ = values.get("class", "").strip()
     if class_ and class_ not in PLAIN_CLASSES:
         if re.fullmatch(r"(logging\.)?(handlers\.)?[A-Z]\w*", class_):
             yield Problem(place, f"makes a {class_}.", "Read what it does before you trust it.", severity="review")
         else:
             yield Problem(place, f"class={class_!r} is no handler of Python's logging.", _REMEDY)
-    for key in ("args", "kwargs"):
+    for key in EVALUATED[1:]:
         text = values.get(key, "").strip()
         if text and not _is_literal(text):
             yield Problem(place, f"{key}={text!r} is more than literals.", _REMEDY)

@@ -17,7 +17,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
 
-__all__ = ["SAFE_BUILTINS", "Verdict", "is_dangerous_module", "judge_import", "judge_name"]
+__all__ = ["SAFE_BUILTINS", "Verdict", "is_dangerous_module", "is_module", "judge_import", "judge_name"]
 
 # None: nothing to read. "review": outside the allow-list. "error": runs code, starts programs, or writes anywhere.
 Verdict = Literal["review", "error"] | None
@@ -47,18 +47,20 @@ RUNS_CODE = frozenset(
      "medseg3d.inference.run", "monai._extensions", "monai.apps.auto3dseg", "monai.apps.nnunet", "monai.auto3dseg",
      "monai.bundle.scripts", "monai.bundle.workflows", "monai.fl", "monai.networks.trt_compiler",
      "monai.utils.jupyter_utils", "monai.utils.misc.run_cmd", "monai.utils.module", "numpy.ctypeslib",
-     "numpy.distutils", "numpy.f2py", "numpy.testing", "operator.attrgetter", "operator.methodcaller", "torch.classes",
-     "torch.distributed.elastic", "torch.distributed.launcher", "torch.distributed.rpc", "torch.distributed.run",
-     "torch.hub", "torch.ops", "torch.package", "torch.utils.benchmark", "torch.utils.bottleneck",
-     "torch.utils.collect_env", "torch.utils.cpp_extension"}
+     "numpy.distutils", "numpy.f2py", "numpy.testing", "operator.attrgetter", "operator.methodcaller",
+     "string.Formatter", "torch.classes", "torch.distributed.elastic", "torch.distributed.launcher",
+     "torch.distributed.rpc", "torch.distributed.run", "torch.fx", "torch.hub", "torch.ops", "torch.package",
+     "torch.utils.benchmark", "torch.utils.bottleneck", "torch.utils.collect_env", "torch.utils.cpp_extension",
+     "typing.ForwardRef", "typing.get_type_hints"}
 )  # fmt: skip
 # Inside the libraries: what unpickles, downloads, or writes where it is told to.
 READS_OR_WRITES = frozenset(
     {"json.dump", "logging.FileHandler", "logging.handlers", "medseg3d.dicom", "medseg3d.files", "medseg3d.plan",
-     "monai.apps.mmars", "monai.apps.utils", "monai.bundle", "numpy.load", "numpy.memmap", "numpy.save",
-     "numpy.savetxt", "numpy.savez", "numpy.savez_compressed", "torch.from_file", "torch.jit", "torch.load",
-     "torch.multiprocessing", "torch.onnx", "torch.save", "torch.serialization", "torch.testing",
-     "torch.utils.model_zoo", "torchvision.datasets.utils"}
+     "monai.apps.mmars", "monai.apps.utils", "monai.bundle", "numpy.lib.format", "numpy.load", "numpy.memmap",
+     "numpy.save", "numpy.savetxt", "numpy.savez", "numpy.savez_compressed", "torch.distributed.checkpoint",
+     "torch.distributed.flight_recorder", "torch.from_file", "torch.jit", "torch.load", "torch.multiprocessing",
+     "torch.onnx", "torch.save", "torch.serialization", "torch.testing", "torch.utils.data.datapipes.utils.decoder",
+     "torch.utils.model_dump", "torch.utils.model_zoo", "torch.utils.show_pickle", "torchvision.datasets.utils"}
 )  # fmt: skip
 ALLOWED_AGAIN = frozenset({"medseg3d.bundles.check_run"})
 # Whatever is reached in these can do anything.
@@ -121,6 +123,23 @@ def judge_name(dotted: str) -> Verdict:
 def is_dangerous_module(module: str) -> bool:
     """Whether a module runs code, starts programs, unpickles or reaches the network."""
     return module.partition(".")[0] in DANGEROUS_MODULES
+
+
+def is_module(dotted: str) -> bool:
+    """Whether a name leads to a module: who is handed one can reach whatever that module has imported.
+
+    >>> is_module("torch.nn"), is_module("os.path"), is_module("torch.nn.Conv3d"), is_module("my_code.networks")
+    (True, True, False, False)
+    """
+    parts = dotted.split(".")
+    if any(part.startswith("_") for part in parts) or parts[0] not in LIBRARIES | PURE_MODULES:
+        return isinstance(sys.modules.get(dotted), ModuleType)
+    item: Any = None
+    for depth, part in enumerate(parts, start=1):
+        item = _step(item, part, ".".join(parts[:depth]))
+        if item is None:
+            return False
+    return isinstance(item, ModuleType)
 
 
 def _worst(*verdicts: Verdict) -> Verdict:

@@ -10,6 +10,7 @@ import io
 import json
 import pickletools
 import re
+import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import IO, Any
 from medseg3d.bundles.names import DANGEROUS_BUILTINS, is_dangerous_module
 from medseg3d.bundles.problems import Problem
 
-__all__ = ["check_weights_file", "embedded_configs", "is_weights_file"]
+__all__ = ["check_weights_file", "embedded_configs", "is_loadable", "is_weights_file"]
 
 SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".ts"})
 # What tensors, parameters and state dicts are made of: as torch.load(weights_only=True) allows.
@@ -47,6 +48,15 @@ def is_weights_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
+def is_loadable(path: Path) -> bool:
+    """Whether a file is called like weights, or begins as torch's zips and pickles do, whatever it is called."""
+    if is_weights_file(path):
+        return True
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"})
+
+
 def check_weights_file(path: Path, *, where: str) -> list[Problem]:
     """Functions that loading a weights file would call, beyond those that make tensors."""
     problems: list[Problem] = []
@@ -55,7 +65,10 @@ def check_weights_file(path: Path, *, where: str) -> list[Problem]:
             # torch goes by the first bytes, zip files by the last: a file may be both.
             starts_as_zip = file.read(4) == b"PK\x03\x04"
             file.seek(0)
-            if not starts_as_zip:
+            if not starts_as_zip and tarfile.is_tarfile(path):
+                what = "is a tar, as torch wrote before 0.4: the pickles in it were not looked at."
+                problems.append(Problem(where, what, _REFUSED, severity="review"))
+            elif not starts_as_zip:
                 problems += _check_pickles(file, where)
         if starts_as_zip or zipfile.is_zipfile(path):
             problems += _check_archive(path, where)
@@ -86,12 +99,13 @@ def _check_archive(path: Path, where: str) -> Iterator[Problem]:
         names = archive.namelist()
         is_script = any("/code/" in name for name in names)
         for info in archive.infolist():
-            if not info.filename.endswith((".pkl", ".py")):
+            name = info.filename.lower()  # torch finds data.PKL where it looks for data.pkl
+            if not name.endswith((".pkl", ".py")):
                 continue
             if info.file_size > MAX_BYTES:
                 what = f"{info.filename} would be {info.file_size / 2**20:.0f} MB when unpacked."
                 yield Problem(where, what, "No weights need that: do not load it.")
-            elif info.filename.endswith(".pkl"):
+            elif name.endswith(".pkl"):
                 yield from _check_stream(io.BytesIO(archive.read(info)), where, TORCHSCRIPT if is_script else TENSORS)
             elif is_script:
                 yield from _check_script(archive.read(info).decode("utf-8", "replace"), f"{where}, {info.filename}")

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from medseg3d.bundles.expressions import Concern, concerns_of, imports_of
 from medseg3d.bundles.hashes import check_hashes
 from medseg3d.bundles.logging_conf import check_logging_conf
-from medseg3d.bundles.merge import iterate_ids, load_file
+from medseg3d.bundles.merge import SEPARATOR, iterate_ids, load_file, normalize_id
 from medseg3d.bundles.names import LIBRARIES, Verdict, judge_name
-from medseg3d.bundles.pickles import check_weights_file, embedded_configs, is_weights_file
+from medseg3d.bundles.pickles import check_weights_file, embedded_configs, is_loadable
 from medseg3d.bundles.problems import Problem, unique
 from medseg3d.errors import UsageError
 
@@ -26,6 +26,7 @@ __all__ = ["require_trust", "review_bundle", "review_configs"]
 
 CONFIGS = frozenset({".json", ".yaml", ".yml"})
 CODE = frozenset({".bat", ".cmd", ".dll", ".dylib", ".exe", ".py", ".pyc", ".pyd", ".sh", ".so"})
+LOGGING = frozenset({".cfg", ".conf", ".ini"})
 _SHOWN = 100
 _REMEDY = {
     "error": "No model needs this: do not run the bundle unless you know why it is there.",
@@ -38,13 +39,15 @@ Content = tuple[str, Mapping[Any, Any]]
 def review_bundle(bundle: Path) -> list[Problem]:
     """What in a bundle's files would run code outside the allow-list. Nothing is run, loaded or unpickled.
 
-    Looks at every configuration, ``metadata.json``, ``logging.conf``, weights, TorchScript archives with the
+    Looks at every YAML and JSON file, ``logging.conf``, weights, TorchScript archives with the
     configurations inside them, and code that lies in the folder.
     """
-    files = sorted(path for path in bundle.rglob("*") if path.is_file())
-    configs = [path for path in files if path.suffix in CONFIGS and path.parent.name == "configs"]
+    paths = sorted(bundle.rglob("*"))
+    files = [path for path in paths if path.is_file()]
+    configs = [path for path in files if path.suffix.lower() in CONFIGS]
     contents = [(path.name, load_file(path, [])) for path in configs]
-    problems = review_configs(contents)
+    problems = review_configs([content for content in contents if isinstance(content[1], Mapping)])
+    problems += [_linked_folder(path, bundle) for path in paths if path.is_symlink() and path.is_dir()]
     for path in files:
         where = str(path.relative_to(bundle))
         problems += _review_file(path, where, bundle)
@@ -54,11 +57,12 @@ def review_bundle(bundle: Path) -> list[Problem]:
 def review_configs(contents: Sequence[Content]) -> list[Problem]:
     """The same of configurations that have been read, each with the name it is reported under."""
     imported = _imported(content for _, content in contents)
+    modules = _import_ids(content for _, content in contents)
     return [
         _problem(f"{name}: {id_}", value, concerns)
         for name, content in contents
         for id_, value in iterate_ids(content)
-        if (concerns := list(_concerns(id_, value, imported)))
+        if (concerns := [*_concerns(id_, value, imported), *_module_concerns(id_, value, modules)])
     ]
 
 
@@ -104,12 +108,40 @@ def _imported(contents: Iterable[Mapping[Any, Any]]) -> dict[str, set[str]]:
     return names
 
 
+def _import_ids(contents: Iterable[Mapping[Any, Any]]) -> set[str]:
+    """The ids of import statements, and of all that they lie in: a reference to one is the module itself."""
+    ids: set[str] = set()
+    for content in contents:
+        for id_, value in iterate_ids(content):
+            if isinstance(value, str) and value.startswith("$") and imports_of(value[1:]):
+                parts = normalize_id(id_).removeprefix("+").split(SEPARATOR)
+                ids.update(SEPARATOR.join(parts[:depth]) for depth in range(len(parts) + 1))
+    return ids
+
+
+def _module_concerns(id_: str, value: Any, modules: set[str]) -> Iterator[Concern]:
+    from monai.bundle import ConfigParser, ReferenceResolver
+
+    if not isinstance(value, str) or not value.startswith(("$", "@", "%")) or not modules:
+        return
+    try:
+        text = ConfigParser.resolve_relative_ids(normalize_id(id_), normalize_id(value))
+    except ValueError:
+        return  # a relative id that leads out of the configuration: the check of references says so
+    named = [text[1:]] if text.startswith("%") else ReferenceResolver.match_refs_pattern(text)
+    for name in named:
+        if name in modules:
+            yield Concern(f"takes an imported module from {name!r} as a value", "review")
+
+
 def _concerns(id_: str, value: Any, imported: Mapping[str, set[str]]) -> Iterator[Concern]:
-    key = id_.rpartition("::")[2]
+    key = normalize_id(id_).rpartition(SEPARATOR)[2].removeprefix("+")
     if (key == "_debug_" and value) or (key == "_mode_" and value == "debug"):
         yield Concern("stops in the debugger", "review")
     if not isinstance(value, str):
         return
+    if key == "_target_" and value.startswith(("$", "@", "%")):
+        yield Concern("calls what is known only when it runs", "review")
     if value.startswith("$"):
         yield from concerns_of(value[1:], imported)
     elif value.startswith("%") and not value.startswith("%%"):
@@ -152,13 +184,19 @@ def _locator() -> Any:
 
 
 def _review_file(path: Path, where: str, bundle: Path) -> Iterator[Problem]:
-    if path.suffix in CODE:
+    if path.suffix.lower() in CODE:
         yield _code_file(path, where, bundle)
-    elif path.suffix == ".conf":
+    elif path.suffix.lower() in LOGGING:
         yield from check_logging_conf(path, where=where)
-    elif is_weights_file(path):
+    elif is_loadable(path):
         yield from check_weights_file(path, where=where)
         yield from review_configs(embedded_configs(path, where=where))
+
+
+def _linked_folder(path: Path, bundle: Path) -> Problem:
+    what = "is a link to a folder, and nothing in it was looked at."
+    remedy = "Put the files themselves there, or read them before you trust the bundle."
+    return Problem(str(path.relative_to(bundle)), what, remedy, severity="review")
 
 
 def _code_file(path: Path, where: str, bundle: Path) -> Problem:

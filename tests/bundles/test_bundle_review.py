@@ -6,6 +6,8 @@ import datetime
 import os
 import pickle
 import string
+import tarfile
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from medseg3d.bundles.expressions import concerns_of, imports_of
 from medseg3d.bundles.logging_conf import check_logging_conf
 from medseg3d.bundles.names import judge_import, judge_name
 from medseg3d.bundles.pickles import check_weights_file
+from medseg3d.bundles.review import review_bundle, review_configs
 
 CONF = "[loggers]\nkeys=root\n[handlers]\nkeys=a\n[formatters]\nkeys=\n[logger_root]\nhandlers=a\n[handler_a]\n"
 
@@ -236,3 +239,69 @@ def test_handlers(handler: str, severities: list[str], tmp_path: Path) -> None:
     path = tmp_path / "logging.conf"
     path.write_text(CONF + handler)
     assert [problem.severity for problem in check_logging_conf(path, where="logging.conf")] == severities
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        # a module as a value, whose attributes nobody can follow from there
+        ({"a": ["$import torch"], "x": "$@a::0.os.nice(0)"}, "takes an imported module from 'a::0'"),
+        ({"a": ["$import torch"], "x": "$@a[0].os.nice(0)"}, "takes an imported module from 'a'"),
+        ({"a": ["$import torch"], "y": "%a::0", "x": "$@y.os.nice(0)"}, "takes an imported module from 'a::0'"),
+        ({"a": {"b": "$import torch", "c": "$@::b.os.nice(0)"}}, "takes an imported module from 'a::b'"),
+        ({"m": "$torch.utils", "x": "$@m.data.os.nice(0)"}, "hands torch.utils on"),
+        ({"i": "$from torch import utils", "x": "$(lambda m: m.data.os.nice(0))(utils)"}, "hands torch.utils on"),
+        ({"i": "$import os", "x": "$(lambda m: m.os.nice(0))(os.path)"}, "hands os.path on"),
+        # a target that is put together when it runs, or is written in another way
+        ({"x": "os.system", "a": {"_target_": "@x", "command": "exit 1"}}, "known only when it runs"),
+        ({"x": "os.system", "a": {"_target_": "%x", "command": "exit 1"}}, "known only when it runs"),
+        ({"a": {"_target_": "$'os.sys' + 'tem'", "command": "exit 1"}}, "known only when it runs"),
+        ({"a": {"command": "exit 1"}, "a#_target_": "os.system"}, "calls os.system"),
+        # strings that Python evaluates or follows
+        ({"i": "$import typing", "x": "$typing.get_type_hints(@y)"}, "uses typing.get_type_hints"),
+        ({"i": "$import string", "x": "$string.Formatter().get_field('0.__globals__', [torch.mean], {})"}, "Formatter"),
+        ({"i": "$from pathlib import Path", "x": "$Path('a').open('w').write('b')"}, "calls .open"),
+    ],
+)
+def test_detours_are_found(config: dict[str, Any], found: str) -> None:
+    assert any(found in problem.what for problem in review_configs([("train.yaml", config)]))
+
+
+def test_names_that_references_may_take() -> None:
+    config = {"imports": ["$import glob", "$import os"], "net": {"_target_": "torch.nn.Identity"}}
+    expressions = {
+        "a": "$@net.to(torch.float32)",
+        "b": "$glob.glob(os.path.join(@root, '*'))",
+        "root": ".",
+        "c": "@net",
+    }
+    assert review_configs([("train.yaml", config | expressions)]) == []
+
+
+def test_files_under_other_names_are_looked_at(tmp_path: Path) -> None:
+    bundle, elsewhere = tmp_path / "bundle", tmp_path / "elsewhere"
+    for folder in (bundle / "more" / "deep", elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "run.YAML").write_text("a: $os.system('exit 1')\n", encoding="utf-8")
+    (bundle / "configs").symlink_to(elsewhere, target_is_directory=True)
+    (bundle / "net.PY").write_text("", encoding="utf-8")
+    (bundle / "weights.data").write_bytes(pickle.dumps(Command()))
+    found = {problem.where: problem.severity for problem in review_bundle(bundle)}
+    assert found == {"run.YAML: a": "error", "configs": "review", "net.PY": "review", "weights.data": "error"}
+
+
+def test_pickles_that_torch_finds_under_another_name(tmp_path: Path) -> None:
+    torch.save({"a": Command()}, tmp_path / "saved.pt")
+    with zipfile.ZipFile(tmp_path / "saved.pt") as saved, zipfile.ZipFile(tmp_path / "model.pt", "w") as renamed:
+        for name in saved.namelist():
+            renamed.writestr(name.replace("data.pkl", "data.PKL"), saved.read(name))
+    [problem] = check_weights_file(tmp_path / "model.pt", where="model.pt")
+    assert problem.severity == "error" and "system" in problem.what
+
+
+def test_weights_in_a_tar_are_not_passed_unread(tmp_path: Path) -> None:
+    (tmp_path / "pickle").write_bytes(pickle.dumps(Command()))
+    with tarfile.open(tmp_path / "model.pt", "w") as tar:
+        tar.add(tmp_path / "pickle", arcname="pickle")
+    [problem] = check_weights_file(tmp_path / "model.pt", where="model.pt")
+    assert problem.severity == "review" and "is a tar" in problem.what
