@@ -133,20 +133,22 @@ def predict_case(
     arrays: dict[str, NDArray[Any]] = {}
     sampled: NDArray[np.int64] | None = None
     for mirrored in sorted({candidate.mirrored for candidate in candidates}):
-        answers = {name: predictors[name].answer(image, mirrored=mirrored and predictors[name].can_mirror)
-                   for name, image in images.items()}  # fmt: skip
+        answers: dict[str, Answer] = {}  # the last ones are let go before there are new ones
+        for name, image in images.items():
+            answers[name] = predictors[name].answer(image, mirrored=mirrored and predictors[name].can_mirror)
         if sampled is None:
             foreground = _foreground(truth, list(answers.values()), structures, exclusive=first.exclusive)
             sampled = _sample(foreground, counted, item["case"])
             arrays["truth"] = truth.reshape(-1)[sampled]
         for candidate in (c for c in candidates if c.mirrored == mirrored):
             parts = [answers[name].probabilities for name in candidate.configurations]
-            mean = parts[0] if len(parts) == 1 else torch.stack(parts).float().mean(dim=0)
-            found = first.labels_of(mean, answers[candidate.configurations[0]].image).numpy().astype(np.uint16)
+            found = first.labels_of(parts, answers[candidate.configurations[0]].image).numpy().astype(np.uint16)
             found = found.astype(np.uint8) if found.max(initial=0) < 256 else found
             write_nifti(folder / candidate.key / f"{item['case']}.nii.gz", found, header)
             scores[candidate.key] = _dice(truth, found, counted, structures)
-            arrays[candidate.key] = mean.reshape(len(mean), -1)[:, sampled].T.half().numpy()
+            kept = torch.stack([part.reshape(len(part), -1)[:, sampled].float() for part in parts]).mean(dim=0)
+            arrays[candidate.key] = kept.T.half().numpy()
+            del parts
     voxel_ml = voxel_volume_ml(header.affine_ras)
     volumes = {name: float(np.count_nonzero(truth == label)) * voxel_ml for name, label in labels.items()}
     record = CaseRecord(item["case"], item["patient"], fold, made_by, scores, volumes)

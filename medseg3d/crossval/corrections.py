@@ -186,7 +186,9 @@ def _box(case: LabelledCase, label_id: int, scored: Structures) -> _Boxed | None
         )
         for name, ids in scored.items()
     }
-    return _Boxed(case.case, case.reference[inside], case.mask[inside].copy(), case.voxel_ml, outside)  # type: ignore[arg-type]
+    # Copies: a view would keep the whole image of every case in memory.
+    reference, mask = case.reference[inside].copy(), case.mask[inside].copy()
+    return _Boxed(case.case, reference, mask, case.voxel_ml, outside)  # type: ignore[arg-type]
 
 
 def _score(box: _Boxed, labels: NDArray[Any], scored: Structures) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 
 from medseg3d.engines.device import autocast
 from medseg3d.engines.memory import keep_freed_memory
@@ -18,7 +20,12 @@ from medseg3d.inference.ensemble import as_logits, as_probabilities, stand_in
 from medseg3d.inference.grid import map_to_image_grid, probabilities_on_grid
 from medseg3d.inference.weights import load_weights
 
-__all__ = ["Answer", "Predictor", "parsed"]
+__all__ = ["Answer", "Predictor", "labels_of_mean", "parsed"]
+
+Decoder = Callable[[dict[str, Any]], dict[str, Any]]
+
+SLAB_VOXELS = 4_000_000
+"""Of so many voxels at a time labels are made."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Predictor:
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.network: torch.nn.Module = parser.get_parsed_content("network")
         self.inferer: Any = parser.get_parsed_content("inferer")
-        self.decode: Callable[[dict[str, Any]], dict[str, Any]] = _decoder(parser.get_parsed_content("postprocessing"))
+        self.decode: Decoder = _decoder(parser.get_parsed_content("postprocessing"))
         self.flip_axes: tuple[int, ...] = tuple(parser.get_parsed_content("flip_axes")) if "flip_axes" in parser else ()
         self.exclusive = not (parser.get_parsed_content("regions") if "regions" in parser else None)
         self.device = torch.device(parser.get_parsed_content("device"))
@@ -89,10 +96,37 @@ class Predictor:
             place.copy_(channel)
         return Answer(result, stand_in(image))
 
-    def labels_of(self, probabilities: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """The label map (x, y, z) that probabilities on the image's own grid make, without any correction."""
-        logits = as_logits(probabilities.float(), exclusive=self.exclusive)
-        return plain(self.decode({"image": image, "pred": logits})["pred"])[0]
+    def labels_of(self, parts: Sequence[torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+        """The label map that ``parts`` make together, without any correction; see ``labels_of_mean``."""
+        return labels_of_mean(parts, image, self.decode, exclusive=self.exclusive)
+
+
+def labels_of_mean(
+    parts: Sequence[torch.Tensor], image: torch.Tensor, decode: Decoder, *, exclusive: bool
+) -> torch.Tensor:
+    """The label map (x, y, z) of the mean of probabilities (channel, x, y, z) on the image's own grid.
+
+    Computed slab by slab: in single precision, all channels of a whole CT would take as much memory as two or three
+    plans' answers.
+
+    Args:
+        parts: one a plan.
+        image: as in ``Answer``.
+        decode: the first transform of the post-processing, which makes labels of logits.
+        exclusive: whether labels exclude each other.
+    """
+    whole = tuple(parts[0].shape[1:])
+    thickness = max(1, SLAB_VOXELS // math.prod(whole[1:]))
+    labels = []
+    for start in range(0, whole[0], thickness):
+        slabs = [part[:, start : start + thickness].float() for part in parts]
+        mean = torch.stack(slabs).mean(dim=0)
+        shape = tuple(mean.shape[1:])
+        # Image and file share their grid here, and so do their slabs, wherever these begin.
+        meta = {"original_affine": image.affine, "spatial_shape": shape}  # type: ignore[attr-defined]
+        grid = MetaTensor(torch.zeros(1).expand(1, *shape), affine=image.affine, meta=meta)  # type: ignore[attr-defined]
+        labels.append(plain(decode({"image": grid, "pred": as_logits(mean, exclusive=exclusive)})["pred"])[0])
+    return torch.cat(labels)
 
 
 def parsed(config: Mapping[str, Any], *, bundle: Path, device: str | None = None, **values: Any) -> Any:
@@ -105,10 +139,10 @@ def parsed(config: Mapping[str, Any], *, bundle: Path, device: str | None = None
     return ConfigParser(content)
 
 
-def _decoder(postprocessing: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _decoder(postprocessing: Any) -> Decoder:
     transforms = getattr(postprocessing, "transforms", ())
     if not transforms:
         raise ConfigError("The bundle's inference.yaml has no postprocessing::transforms, of which the first makes "
                           "labels of logits. Write it so, as the other bundles do.")  # fmt: skip
-    decoder: Callable[[dict[str, Any]], dict[str, Any]] = transforms[0]
+    decoder: Decoder = transforms[0]
     return decoder
