@@ -462,6 +462,23 @@ def test_values_that_do_not_fit(bundle, overrides, message):
     assert message in check_train(bundle, **overrides)
 
 
+def test_a_single_rising_step_of_a_schedule_is_refused(bundle):
+    """The steps at which torch itself divides by zero, and no others."""
+    import torch
+
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    schedule = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "optimizer": "@optimizer", "max_lr": 0.1}
+    for steps in (1, 4, 5, 6, 9, 10, 11):
+        for share in (0.1, 0.2):
+            try:
+                torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps, pct_start=share)
+                is_sound = True
+            except ZeroDivisionError:
+                is_sound = False
+            shown = check_train(bundle, lr_scheduler={**schedule, "total_steps": steps, "pct_start": share})
+            assert ("it divides by zero. Train for" not in shown) == is_sound, (steps, share)
+
+
 def test_strides_may_differ_by_axis(bundle):
     strides = [[2, 2, 1], [2, 2, 2]]
     assert check_train(bundle, network_def__strides=strides, patch_size=[16, 16, 6]) == ""

@@ -1,4 +1,4 @@
-"""Values that must agree: labels and output channels, channels and input channels, patch size and strides, metadata."""
+"""Values that must agree: labels, channels and strides with the network, steps with the schedule, metadata."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def check_consistency(merged: Merged, values: Values) -> list[Problem]:
         *_check_labels(merged, values),
         *_check_channels(merged, values),
         *_check_patch_size(merged, values),
+        *_check_schedule(merged, values),
         *_check_data_format(merged, values),
     ]
 
@@ -140,6 +141,19 @@ def _check_patch_size(merged: Merged, values: Values) -> list[Problem]:
     if any(size < step for size, step in zip(patch, stride, strict=True)):
         what = f"{list(patch)} is smaller than the network's stride {list(stride)} allows."
     return [Problem(where, what, f"The nearest that fits is {legal}; or reduce {NETWORK}::strides.")]
+
+
+def _check_schedule(merged: Merged, values: Values) -> list[Problem]:
+    """OneCycleLR divides by the number of its rising steps less one, which is zero where only one step rises."""
+    id_ = "lr_scheduler"
+    if not str(lookup(merged.config, f"{id_}{SEPARATOR}_target_", "")).endswith("OneCycleLR"):
+        return []
+    steps, share = (values.get(f"{id_}{SEPARATOR}{key}") for key in ("total_steps", "pct_start"))
+    if not _is_int(steps) or not isinstance(share, float) or share * steps != 1:
+        return []
+    what = f"OneCycleLR cannot divide {steps} steps in all (epochs times iterations) so that {share:g} of them, "
+    what += "a single step, raise the learning rate: it divides by zero."
+    return [Problem(merged.where(f"{id_}{SEPARATOR}total_steps"), what, f"Train for {steps + 1} steps or more.")]
 
 
 def _check_data_format(merged: Merged, values: Values) -> list[Problem]:
