@@ -105,6 +105,11 @@ def test_a_folder_without_weights(tmp_path):
         start_from(network(), tmp_path)
 
 
+def test_weights_that_are_not_there(tmp_path):
+    with pytest.raises(CheckpointError, match=r"best.pt: no file or folder there. Let --warm_start name a bundle"):
+        start_from(network(), tmp_path / "best.pt")
+
+
 def test_a_file_that_would_run_code_is_refused(tmp_path):
     class Evil:
         def __reduce__(self):

@@ -99,8 +99,10 @@ def start_from(network: torch.nn.Module, weights: str | Path) -> WarmStart:
 
 def _weights_file(path: Path) -> Path:
     """The file itself, or that of a bundle or run folder."""
-    if not path.is_dir():
+    if path.is_file():
         return path
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no file or folder there. Let --warm_start name a bundle, a run or its weights.")
     files = [path / "models" / "model.pt", path / "best.pt"]
     for file in files:
         if file.is_file():
