@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from medseg3d.crossval.predictor import Predictor, parsed
 from medseg3d.crossval.study import Study
 from medseg3d.engines.training import require_unseen
 from medseg3d.geometry import voxel_volume_ml
+from medseg3d.inference.cases import image_paths
 from medseg3d.volume import label_map, read_volume
 
 __all__ = ["Predictions", "predict_folds", "predict_out_of_fold", "samples_of"]
@@ -89,8 +92,9 @@ def predict_folds(
 ) -> Predictions:
     """Predict each fold's held-out cases by each configuration's network of that fold, and score every candidate.
 
-    Cases that an earlier run with the same weights did are not done again. On disk, a candidate costs a compressed
-    label map a case, and all candidates together about 4,000 voxels' probabilities a case.
+    Cases that an earlier run with the same weights did, and whose files have not changed since, are not done again. On
+    disk, a candidate costs a compressed label map a case, and all candidates together about 4,000 voxels'
+    probabilities a case.
 
     Args:
         mirror: also try averaging over mirror images, where the bundle was trained on them.
@@ -113,8 +117,9 @@ def predict_folds(
             predictors[configuration.name] = Predictor(config, bundle=study.bundle, weights=weights, device=device)
         made_by = fingerprint(predictors, predictions.configs)
         for item in items:
+            of_case = _made_by(made_by, item, ignore_label)
             record = read_record(
-                predictions.folder, item["case"], made_by=made_by, candidates=predictions.candidates
+                predictions.folder, item["case"], made_by=of_case, candidates=predictions.candidates
             ) or predict_case(
                 item,
                 fold=fold,
@@ -123,7 +128,7 @@ def predict_folds(
                 structures=predictions.structures,
                 labels=predictions.labels,
                 file_labels=predictions.file_labels,
-                made_by=made_by,
+                made_by=of_case,
                 folder=predictions.folder,
                 ignore_label=ignore_label,
             )
@@ -131,6 +136,13 @@ def predict_folds(
             if progress is not None:
                 progress(len(predictions.records), total)
     return predictions
+
+
+def _made_by(networks: str, item: Mapping[str, Any], ignore_label: int | None) -> str:
+    """What a case's record depends on: the networks, and size and time of its files."""
+    stats = [path.stat() for path in (*image_paths(item["image"]), Path(item["label"])) if path.exists()]
+    parts = [networks, ignore_label, [(stat.st_size, stat.st_mtime_ns) for stat in stats]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def samples_of(predictions: Predictions, candidate: Candidate) -> list[Sample]:

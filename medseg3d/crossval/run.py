@@ -109,7 +109,13 @@ def cross_validate(
     samples = samples_of(predictions, candidate)
     calibrated = calibrate(samples, structures=predictions.structures, exclusive=predictions.exclusive)
     masks = study.output / "predictions"
-    settings = {"candidate": candidate.key, "corrections": transforms_of(trials), "temperature": calibrated.temperature}
+    settings = {
+        "candidate": candidate.key,
+        "corrections": transforms_of(trials),
+        "temperature": calibrated.temperature,
+        # Beside the weights these cover the configurations (windows, overlap) and the images.
+        "made_by": [record.made_by for record in predictions.records],
+    }
     _clear_if_changed(masks, settings | {"uncertainty": uncertainty})
     predict_out_of_fold(
         predictions,
@@ -185,7 +191,7 @@ def _scored_regions(predictions: Predictions) -> dict[str, list[int]]:
 
 
 def _clear_if_changed(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Remove masks that were made with another choice: those of the same choice are kept by their weights."""
+    """Remove masks that were made otherwise: by another choice, other configurations, of other images."""
     record = folder.with_name("predictions.json")
     try:
         earlier = json.loads(record.read_text(encoding="utf-8"))
