@@ -95,13 +95,22 @@ def ensemble_config(
     kept = [t for t in transforms[1:] if not (isinstance(t, Mapping) and t.get("_target_") in CORRECTIONS)]
     first["postprocessing"]["transforms"] = [transforms[0], *map(dict, corrections), *kept]
     first["weights"] = list(parts[0].weights) if len(parts[0].weights) > 1 else parts[0].weights[0]
-    if temperature != 1.0:
-        first["evaluator"]["temperature"] = temperature
+    _set_temperature(first, temperature)
     partners = [_partner(part, config, first) for part, config in zip(parts[1:], others, strict=True)]
     frame = _before(first, "evaluator", {name: section for name, section, _ in partners})
     if partners:
         frame["evaluator"]["partners"] = [reference for _, _, reference in partners]
     return frame
+
+
+def _set_temperature(config: dict[str, Any], temperature: float) -> None:
+    """Also where it is 1: the bundle's own temperature is that of the weights that it came with."""
+    evaluator = config["evaluator"]
+    stated = evaluator.get("temperature", 1.0)
+    if isinstance(stated, str) and stated.removeprefix("@") in config:
+        config[stated.removeprefix("@")] = temperature
+    elif temperature != stated:
+        evaluator["temperature"] = temperature
 
 
 def _mirrored(config: Mapping[str, Any]) -> dict[str, Any]:
