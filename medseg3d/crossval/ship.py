@@ -36,7 +36,8 @@ SECTION = """
 
 An ensemble: the probabilities of {members} networks are averaged ({chosen}), then calibrated with temperature
 {temperature}. The scores above are out of fold: each case was segmented by the network that had not seen it, not by
-the whole ensemble; the choice was made on the same cases.
+the whole ensemble. They flatter a little: the choice was made on the same cases, and each network is that of the epoch
+with the best validation on the fold it holds out (`best.pt`).
 
 `models/model.pt` alone is one network: `--weights models/model.pt` segments with that, faster. Tools that read only
 this file (MONAI Label, MONAI Deploy) use this one.

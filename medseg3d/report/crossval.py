@@ -84,8 +84,9 @@ def _verdict(content: Mapping[str, Any]) -> Verdict:
         f"mean Dice over {count(len(content['dice']), 'structure')}, out of fold",
         f"95 % interval {interval(content['interval'])}" if content["interval"] else "no interval",
         tuple(sentences),
-        ("The choice was made on the cases that it is scored on; with few candidates and rules that ask for a gain "
-         "this flatters little, but only other cases can tell.",),
+        ("The choice was made on the cases that it is scored on, and each network is that of the epoch with the best "
+         "validation on them (best.pt). With few candidates and rules that ask for a gain this flatters little, but "
+         "only other cases can tell.",),
     )  # fmt: skip
 
 
