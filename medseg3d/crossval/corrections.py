@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medseg3d.crossval.candidates import Structures
+from medseg3d.crossval.candidates import Structures, mask_of
 from medseg3d.inference.postprocess import fill_holes, keep_largest, remove_small
 
 __all__ = ["MAX_LOSS", "MIN_GAIN", "RULE", "Correction", "LabelledCase", "Trial", "choose_corrections", "transforms_of"]
@@ -202,7 +202,7 @@ def _score(box: _Boxed, labels: NDArray[Any], scored: Structures) -> float:
 
 
 def _masks(reference: NDArray[Any], labels: NDArray[Any], ids: Sequence[int]) -> tuple[BoolMask, BoolMask, BoolMask]:
-    truth, found = np.isin(reference, list(ids)), np.isin(labels, list(ids))
+    truth, found = mask_of(reference, ids), mask_of(labels, ids)
     return truth, found, truth & found
 
 
