@@ -97,9 +97,11 @@ def pack_bundle(
         ConfigError: a configuration that cannot be flattened, or does not pass the check afterwards.
         OutputError: something lies at ``out`` already, or it cannot be written.
     """
-    trained = [find_weights(path) for path in weights or [bundle / "models" / "model.pt"]]
+    trained = [find_weights(path) for path in weights or _own_weights(bundle)]
     flat = flatten(bundle, config_files=config_files, runs=[member.config for member in trained if member.config])
     flat = _with_members(flat, len(trained))
+    if weights and "temperature" in flat.inference and "temperature" not in flat.changed:
+        flat = replace(flat, inference=flat.inference | {"temperature": 1.0})  # the bundle's is of its own weights
     scored = _read_summary(evaluation) if evaluation else None
     metadata = _packed_metadata(bundle, flat, trained, name=_name(out), summary=scored, version=version)
     with _destination(out) as folder:
@@ -116,16 +118,26 @@ def pack_bundle(
     return Packed(out, digests, tuple(exports), tuple(problems))
 
 
+def _own_weights(bundle: Path) -> list[Path]:
+    """``models/model.pt``, and ``model_2.pt`` and so on of a bundle that is an ensemble itself."""
+    from medseg3d.bundles.weights import member_name
+
+    files = [bundle / "models" / member_name(0)]
+    while (another := bundle / "models" / member_name(len(files))).is_file():
+        files.append(another)
+    return files
+
+
 def _with_members(flat: Flattened, members: int) -> Flattened:
-    """The configuration with every member among its weights."""
-    if members == 1:
+    """The configuration with every member among its weights, and none that it had before."""
+    if members == 1 and not isinstance(flat.inference.get("weights"), list):
         return flat
     if "weights" not in flat.inference:
         raise UsageError(f"This bundle takes one weights file: {members} cannot be packed. Name one --weights.")
     from medseg3d.bundles.weights import member_name
 
     files = [f"$@bundle_root + '/models/{member_name(number)}'" for number in range(members)]
-    return replace(flat, inference=flat.inference | {"weights": files})
+    return replace(flat, inference=flat.inference | {"weights": files if members > 1 else files[0]})
 
 
 def _packed_metadata(

@@ -452,3 +452,19 @@ def test_mean_of_members(exclusive: bool) -> None:
     expected = (activate(torch.tensor(first)) + activate(torch.tensor(second))) / 2
     actual = mean.softmax(dim=1) if exclusive else mean.sigmoid()
     assert torch.allclose(actual.flatten(), expected, atol=1e-6)
+
+
+def test_the_ensemble_that_a_bundle_is_gives_way_to_the_weights_that_are_packed(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    source = tmp_path / "source"
+    shutil.copytree(SOURCE, source, ignore=shutil.ignore_patterns("*.pt"))
+    paths = [f"$@bundle_root + '/models/{name}'" for name in ("model.pt", "model_2.pt")]
+    inference = yaml.safe_load((source / "configs" / "inference.yaml").read_text(encoding="utf-8"))
+    inference |= {"weights": paths, "temperature": 1.7}
+    inference["evaluator"]["temperature"] = "@temperature"
+    (source / "configs" / "inference.yaml").write_text(yaml.safe_dump(inference, sort_keys=False), encoding="utf-8")
+    pack_bundle(source, tmp_path / "one", weights=[run])
+    packed = yaml.safe_load((tmp_path / "one" / "configs" / "inference.yaml").read_text(encoding="utf-8"))
+    assert packed["weights"] == paths[0]
+    assert packed["temperature"] == 1.0
