@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pickle
-import shutil
 import zipfile
 from collections.abc import Callable
 from hashlib import md5
@@ -17,7 +16,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from medseg3d.bundles import check_bundle, find_bundle, review_bundle
+from medseg3d.bundles import check_bundle, copy_bundle, find_bundle, review_bundle
 from medseg3d.bundles.problems import Problem
 from medseg3d.bundles.review import require_trust
 from medseg3d.cli import app
@@ -41,9 +40,7 @@ class Bomb:
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy to plant a fault in; the current folder is empty, and stays so unless something ran."""
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "copy"
-    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("runs", "*.pt"))
-    (folder / "models").mkdir(exist_ok=True)
+    folder = copy_bundle(SOURCE, tmp_path / "copy", weights=False)
     # One configuration is enough, and quick: what train.yaml holds is checked in test_bundle_check.py.
     for name in ("train", "evaluate", "multi_gpu_train", "sgd_poly", "unet_2d"):
         (folder / "configs" / f"{name}.yaml").unlink(missing_ok=True)
