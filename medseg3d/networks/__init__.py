@@ -5,6 +5,7 @@ from medseg3d.networks.classifiers import ImageClassifier
 from medseg3d.networks.detector_weights import load_detector_weights
 from medseg3d.networks.detectors import detector
 from medseg3d.networks.pretrained import load_initial_weights
+from medseg3d.networks.priors import start_rare
 from medseg3d.networks.residual_encoder import ResidualEncoderUNet
 from medseg3d.networks.segmenter_weights import load_segmenter_weights
 from medseg3d.networks.segmenters2d import segmenter2d
@@ -20,4 +21,5 @@ __all__ = [
     "load_initial_weights",
     "load_segmenter_weights",
     "segmenter2d",
+    "start_rare",
 ]
