@@ -54,6 +54,9 @@ def crossval(
         str | None, typer.Option(help="Where to predict: cpu, cuda.", show_default="cuda if there is one")
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that score; 0 takes one a CPU core.")] = 0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Use a bundle even if it holds code that `medseg3d bundle check` shows.")
+    ] = False,
 ) -> None:
     """Train all folds of a study, choose what works on held-out cases, and pack it as one bundle.
 
@@ -84,6 +87,7 @@ def crossval(
 
       medseg3d segment study/dataset.json masks/ --bundle study/bundle
     """
+    from medseg3d.bundles import require_trust
     from medseg3d.cli.progress import progress_bar
     from medseg3d.crossval import cross_validate, read_study
 
@@ -92,6 +96,9 @@ def crossval(
         console.width = LOG_WIDTH
     devices = _gpus()
     read = read_study(study, configurations=configuration or (), folds=_numbers(folds), bundle=bundle)
+    if not trust:
+        plans = [configuration.plan for configuration in read.configurations]
+        require_trust(read.bundle, plans, own_weights=False)
     found = cross_validate(
         read,
         train=train,

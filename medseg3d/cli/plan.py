@@ -28,6 +28,9 @@ def plan(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Cases read at once; 0 takes one a CPU core.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Plan anew in a study that has runs.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Use a bundle even if it holds code that `medseg3d bundle check` shows.")
+    ] = False,
 ) -> None:
     """Measure a data set, and work out how to train a bundle on it.
 
@@ -44,11 +47,14 @@ def plan(
 
       medseg3d plan datalist.json --bundle ct_organ_segmentation -o study --set spacing=[2,2,3] --set 2d:batch_size=16
     """
+    from medseg3d.bundles import find_bundle, require_trust
     from medseg3d.datalist import read_datalist
     from medseg3d.plan import extract_fingerprint, make_plan, parse_memory, parse_overrides, read_template
     from medseg3d.plan.study import CACHE, check_study, write_study
 
     console = Console(highlight=False, soft_wrap=True)
+    if not trust:  # its network is built, to measure it
+        require_trust(find_bundle(bundle), own_weights=False)
     memory_gib, template, datalist = parse_memory(memory), read_template(bundle), read_datalist(dataset)
     overrides = parse_overrides(set_ or [], template)
     check_study(study, overwrite=overwrite)

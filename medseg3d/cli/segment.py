@@ -63,7 +63,7 @@ def segment(
     INPUT is a .nii, .nii.gz, .nrrd, .mha or .mhd file, a folder of them (CASE_0000, CASE_0001, … are the channels
     of one case), or a data list (.json), of which the testing cases are taken. It may also be DICOM: a folder tree of
     studies or a zip archive, of which every series of the bundle's modality is segmented; masks are then written as
-    DICOM SEG and RTSTRUCT too, if asked for, to be opened over the images. For a bundle of several modalities, as CT and
+    DICOM SEG and RTSTRUCT too, if asked for, to be opened over the images. Of several modalities, as CT and
     PET, the series of one study and frame of reference are brought onto the grid of the first, where the mask lies.
 
     With a bundle of 2D images, INPUT is a PNG, JPEG, TIFF, BMP, DICOM or NIfTI file (each page, frame or slice is an

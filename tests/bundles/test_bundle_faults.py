@@ -424,6 +424,23 @@ def test_nothing_runs_before_it_is_trusted(bundle: Path, command: str) -> None:
     assert not Path("canary").exists()
 
 
+@pytest.mark.parametrize("command", ["plan", "crossval"])
+def test_studies_run_nothing_either(bundle: Path, tmp_path: Path, command: str) -> None:
+    inference(bundle, initialize=[f"$__import__('os').system('{COMMAND}')"])
+    cases = [{"case": f"c{i}", "patient": f"p{i}", "image": f"{i}.nii", "label": f"l{i}.nii"} for i in range(5)]
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "dataset.json").write_text(json.dumps({"name": "d", "labels": {"organ": 1}, "training": cases}))
+    (study / "plan.yaml").write_text("seed: 1\n")
+    plan = {"bundle": bundle.name, "recommended": "3d", "configurations": {"3d": {"file": "plan.yaml", "values": {}}}}
+    (study / "plan.json").write_text(json.dumps(plan))
+    words = {"plan": [str(study / "dataset.json"), "-o", str(tmp_path / "new")], "crossval": [str(study)]}[command]
+    result = CliRunner().invoke(app, [command, *words, "--bundle", str(bundle)])
+    assert isinstance(result.exception, UsageError)
+    assert "nothing was run" in str(result.exception)
+    assert not Path("canary").exists()
+
+
 def test_trust_runs_it(bundle: Path) -> None:
     inference(bundle, initialize=[f"$__import__('os').system('{COMMAND}')"])
     result = CliRunner().invoke(app, ["segment", str(bundle), "out", "--bundle", str(bundle), "--trust"])
