@@ -38,7 +38,7 @@ class Plan:
     """How much to do; the same for every arm and fold."""
 
     folds: int = 4
-    epochs: int = 3
+    epochs: int = 12
     iterations_per_epoch: int = 50
     batch_size: int = 2
     seed: int = 0
