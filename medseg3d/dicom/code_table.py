@@ -47,7 +47,8 @@ MODIFIERS = {
     "lateral": ("49370004", "Lateral"),
 }
 
-# Names (words in any order, parted by "|"), category, code, meaning, colour.
+# Names (words in any order, parted by "|"), category, code, meaning, colour. A code is of SNOMED CT, or of the NCI
+# Thesaurus where it begins with a C, as CID 7168 has them for parts of brain lesions.
 _ORGANS: tuple[tuple[str, str, str, str, RGB], ...] = (
     ("liver", "anatomy", "10200004", "Liver", (221, 130, 101)),
     ("spleen", "anatomy", "78961009", "Spleen", (157, 108, 162)),
@@ -207,7 +208,9 @@ _TISSUES: tuple[tuple[str, str, str, str, RGB], ...] = (
     ("nodule", "morphology", "27925004", "Nodule", MASS),
     ("cyst", "morphology", "367643001", "Cyst", (205, 205, 100)),
     ("edema|oedema", "morphology", "79654002", "Edema", (140, 224, 228)),
-    ("necrosis", "morphology", "6574001", "Necrosis", (216, 191, 216)),
+    ("necrosis|necrotic core", "morphology", "6574001", "Necrosis", (216, 191, 216)),
+    ("enhancing|enhancing tumor|enhancing tumour|enhancing lesion", "morphology", "C113842", "Enhancing Lesion", MASS),
+    ("non enhancing lesion|non enhancing tumor", "morphology", "C81175", "Non-Enhancing Lesion", MASS),
     ("hemorrhage|haemorrhage|bleeding", "morphology", "50960005", "Hemorrhage", (188, 65, 28)),
     ("abscess", "morphology", "44132006", "Abscess", (205, 205, 100)),
     ("thrombus", "morphology", "396339007", "Thrombus", (145, 60, 66)),

@@ -201,7 +201,8 @@ def _structure(words: Words, *, plural: bool = False) -> LabelCode | None:
     if modifier is None and plural and row[1] in PAIRED:
         modifier = Code(*LATERALITY["bilateral"])
     category, code, meaning, color = row
-    return LabelCode(Code(*CATEGORIES[category]), Code(code, meaning), color, modifier)
+    scheme = "NCIt" if code.startswith("C") else "SCT"
+    return LabelCode(Code(*CATEGORIES[category]), Code(code, meaning, scheme), color, modifier)
 
 
 def _abnormality(words: Words) -> LabelCode | None:

@@ -40,11 +40,12 @@ rib_right_7 rib_right_8 rib_right_9 rib_right_10 rib_right_11 rib_right_12 stern
 
 
 def in_dicom() -> dict[str, set[str]]:
-    """SNOMED CT code → its meanings in DICOM's context groups."""
+    """SNOMED CT or NCI Thesaurus code → its meanings in DICOM's context groups."""
     found: dict[str, set[str]] = {}
-    for name in dictionary.SCT.dir():
-        code = getattr(dictionary.SCT, name)
-        found.setdefault(code.value, set()).add(code.meaning)
+    for scheme in (dictionary.SCT, dictionary.NCIt):
+        for name in scheme.dir():
+            code = getattr(scheme, name)
+            found.setdefault(code.value, set()).add(code.meaning)
     return found
 
 
@@ -118,6 +119,14 @@ def test_every_class_of_total_segmentator_is_known_and_distinct():
     assert len(coded) == 117
     assert [name for name, code in coded.items() if not code.known] == []
     assert len({(c.type, c.modifier, c.region, c.region_modifier) for c in coded.values()}) == 117
+
+
+def test_parts_of_a_brain_tumour_have_the_codes_of_context_group_7168():
+    coded = code_labels(["necrotic_core", "oedema", "enhancing"])
+    codes = {name: (code.type.value, code.type.scheme) for name, code in coded.items()}
+    assert codes == {
+        "necrotic_core": ("6574001", "SCT"), "oedema": ("79654002", "SCT"), "enhancing": ("C113842", "NCIt"),
+    }  # fmt: skip
 
 
 def test_no_two_labels_look_the_same():
