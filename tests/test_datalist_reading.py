@@ -170,7 +170,10 @@ def test_one_file_may_hold_all_channels(tmp_path):
         (MSD | {"channels": ["a", "a"]}, r"channels are \['a', 'a'\]: name each once"),
         (MSD | {"modality": {"1": "CT"}}, "'modality' must number its channels from 0"),
         (MSD | {"modality": 3}, "'modality' is a number, it must be text"),
-        (with_training(image=["spleen_2_a.nii.gz", "spleen_2_b.nii.gz"]), "spleen_2 has 2 image files, the list names 1 channels"),
+        (
+            with_training(image=["spleen_2_a.nii.gz", "spleen_2_b.nii.gz"]),
+            "spleen_2 has 2 image files, the list names 1 channels",
+        ),
         (with_training(image=[None]), r'training\[0\]: "image" must be a path, or a list of one path a channel'),
         (MSD | {"training": {}, "test": []}, "there is no case, in training or in testing"),
         (MSD | {"training": {"a": 1}}, "'training' is an object, it must be a list of cases"),

@@ -215,9 +215,7 @@ class _Part:
 def _with_datalist(folder: Path, masks: Mapping[str, Path], path: Path, fold: int | None) -> Pairing:
     datalist = read_datalist(path)
     part = _chosen(datalist, masks, fold)
-    cases = tuple(
-        EvaluationCase(c.case, c.patient, c.label, masks.get(c.case), images=c.files) for c in part.cases
-    )
+    cases = tuple(EvaluationCase(c.case, c.patient, c.label, masks.get(c.case), images=c.files) for c in part.cases)
     if not cases:
         raise UsageError(f"{path} has no case to evaluate ({part.words}).")
     extra = _extra(masks, {case.case for case in cases}, path, part.words)
