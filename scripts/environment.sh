@@ -15,6 +15,13 @@ find_python() {
   return 1
 }
 
+explain_failure() {
+  local free_gb
+  free_gb=$(df -Pk . | awk 'NR == 2 { printf "%.1f", $4 / 1e6 }')
+  echo "error: the installation failed; pip's own message stands above. $PWD/.venv needs about 8 GB, most of it PyTorch;" \
+    "$free_gb GB are free there now. Once the cause is gone, run the same command again: it goes on from here." >&2
+}
+
 install_environment() {
   local extras="$1" python stamp wanted
   stamp=".venv/installed-${extras:-core}"
@@ -31,7 +38,7 @@ install_environment() {
   fi
   echo "Installing medseg3d${extras:+[$extras]} and what it needs (PyTorch is large: some minutes)"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-    --editable ".${extras:+[$extras]}" || return 1
+    --editable ".${extras:+[$extras]}" || { explain_failure; return 1; }
   echo "$wanted" >"$stamp"
 }
 
