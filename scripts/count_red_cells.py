@@ -5,12 +5,14 @@
 reads the recount (``docs/red_cells.csv`` of the bundle: how many red cells are marked in an image, and how many are
 visible), chooses the score from which a detection counts on the recounted training images, and prints the count error
 on the recounted validation images: mean |counted − visible| over the mean visible. Beside it stand the error of a
-constant, and of a perfect count against the marks.
+constant, and of a perfect count against the marks; and of all images of the list, how far the marks themselves lie from
+those of the images nearest by number, which are fields of the same slides, marked by the same person.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +21,13 @@ import numpy as np
 import pandas as pd
 
 from medseg3d.errors import CaseError, MedsegError
-from medseg3d.images import training_items
+from medseg3d.images import training_items, validation_items
 from medseg3d.metrics.detection import Boxes
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "image_detection_2d"
 RED_CELL = {"RBC": 2}
+FOLD = 0  # of the list: the images of BCCD's val.txt
+NEIGHBOURS = (1, 3, 5, 9, 25)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,47 @@ def count_error(counted: Sequence[int] | np.ndarray, true: np.ndarray) -> float:
     0.25
     """
     return float(np.abs(np.asarray(counted) - true).sum() / true.sum())
+
+
+def file_number(case: str) -> int:
+    """The number in a file's name, which follows the order in which fields were photographed.
+
+    >>> file_number("BloodImage_00029")
+    29
+    """
+    digits = re.findall(r"\d+", case)
+    if not digits:
+        raise CaseError(f"{case}: no number in its name, so that nothing can be said of its neighbours.")
+    return int(digits[-1])
+
+
+def neighbours_error(training: Mapping[int, int], held_out: Mapping[int, int], *, neighbours: int) -> float:
+    """Count error of saying the median of what is marked in the nearest training images, by file number.
+
+    Args:
+        training, held_out: file number → marks. Of two that are equally near the lower number comes first.
+
+    >>> neighbours_error({1: 10, 2: 20, 9: 90}, {3: 18, 8: 70}, neighbours=1)  # says 20 and 90
+    0.25
+    """
+    said = []
+    for number in held_out:
+        nearest = sorted(training, key=lambda other: (abs(other - number), other))[:neighbours]
+        said.append(float(np.median([training[other] for other in nearest])))
+    return count_error(np.array(said), np.array(list(held_out.values())))
+
+
+def neighbour_report(datalist: Path) -> str:
+    """How far the marks of the held-out images lie from those of their neighbours, in words."""
+    training, held_out = (
+        {file_number(item["case"]): int((item["box_labels"] == RED_CELL["RBC"]).sum()) for item in items}
+        for items in (training_items(datalist, fold=FOLD), validation_items(datalist, fold=FOLD))
+    )
+    errors = ", ".join(f"{neighbours_error(training, held_out, neighbours=k):.3f} ({k})" for k in NEIGHBOURS)
+    return (
+        f"Error of the median marked in the training images nearest by number, against the marks of {len(held_out)} "
+        f"held-out images (of so many neighbours): {errors}"
+    )
 
 
 def detect(cases: Sequence[Mapping[str, object]], run: Path) -> list[Boxes]:
@@ -118,6 +163,7 @@ def main() -> int:
         recount = pd.read_csv(arguments.recount)
         parts = [counts_of(part, recount, images, arguments.run) for part in ("train", "val")]
         print(report(*parts))
+        print(neighbour_report(arguments.datalist))
     except MedsegError as error:
         print(f"error: {error}")
         return error.exit_status
