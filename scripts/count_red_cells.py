@@ -6,7 +6,7 @@ reads the recount (``docs/red_cells.csv`` of the bundle: how many red cells are 
 visible), chooses the score from which a detection counts on the recounted training images, and prints the count error
 on the recounted validation images: mean |counted − visible| over the mean visible. Beside it stand the error of a
 constant, and of a perfect count against the marks; and of all images of the list, how far the marks themselves lie from
-those of the images nearest by number, which are fields of the same slides, marked by the same person.
+those of the images nearest by number, which are likely fields of the same slides.
 """
 
 from __future__ import annotations
