@@ -243,7 +243,7 @@ def test_the_report_shows_areas(tmp_path: Path, spacing: float | None, unit: str
     page = summary.report.read_text(encoding="utf-8")
     assert f"Area ({unit})" in page
     assert f"HD95 ({distance})" in page
-    assert f"of {area:.2f}" in page  # beside a picture: the area of the prediction, of that of the reference
+    assert f"of {area:.1f}" in page  # beside a picture: the area of the prediction, of that of the reference
     assert "difference of the areas" in page
     assert not re.search(r"Volume \(|Volumes<|Voxels|volumes against", page)
 

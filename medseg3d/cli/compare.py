@@ -68,8 +68,13 @@ def compare(
 
 def pair_table(content: Mapping[str, Any]) -> Table:
     """A row a label and pair of methods, of the metric that comes first."""
-    metric = content["metric"]
-    table = Table("a", "b", "label", "n", title=f"{metric}: a minus b, {100 * content['level']:g} % intervals",
+    from medseg3d.report.files import comparison_in_units
+    from medseg3d.report.words import metric_text, units_of
+
+    units = units_of(content)
+    metric, content = content["metric"], comparison_in_units(content, units)
+    heading = metric_text(metric, units).heading
+    table = Table("a", "b", "label", "n", title=f"{heading}: a minus b, {100 * content['level']:g} % intervals",
                   title_justify="left", padding=(0, 0), pad_edge=False)  # fmt: skip
     for column in table.columns:
         column.overflow = "fold"
@@ -98,13 +103,15 @@ def _difference(pair: Mapping[str, Any]) -> str:
 def _remarks(content: Mapping[str, Any]) -> list[str]:
     """What the table does not show: infinite values, cases and labels that were left out."""
     from medseg3d.report.pairs import infinite_counts
+    from medseg3d.report.words import metric_text, units_of
     from medseg3d.statistics import few_patients
 
     lines = [few_patients(content["patients"])] if few_patients(content["patients"]) else []
     shown = [pair for pair in content["pairs"] if pair["metric"] == content["metric"]]
+    title = metric_text(content["metric"], units_of(content)).title
     for name, of_label in infinite_counts(shown).items():
         counts = ", ".join(f"{n} of {total} ({label})" for label, (n, total) in of_label.items())
-        lines.append(f"{content['metric']} is infinite for {name} in {counts}: only one side has the structure.")
+        lines.append(f"{title} is infinite for {name} in {counts}: only one side has the structure.")
     for name, cases in content["left_out"].items():
         if cases:
             lines.append(f"Cases only in {name} and some others: left out ({len(cases)}).")

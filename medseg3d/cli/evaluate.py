@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from medseg3d.cli.evaluate_images import score_listed_masks
+
 if TYPE_CHECKING:
     from medseg3d.evaluation import Pairing, Problem, Scoring, Summary
 
@@ -112,6 +114,10 @@ def evaluate(
     distances, which rank last in medians; on both sides it is left out and
     counted.
 
+    Of a list of 2D images (medseg3d datalist build) the masks are <case>.png, or
+    <case>_<label>.png where labels overlap. Distances are in mm, and areas stand
+    for volumes, if all images say their spacing; otherwise both are in pixels.
+
     [bold]Examples[/]
 
       medseg3d evaluate masks/ labelsTs/ -o results/unet --labels liver=1,spleen=2
@@ -119,13 +125,38 @@ def evaluate(
       medseg3d evaluate runs/fold0 study.json -o results/fold0 --attributes site.csv
 
       medseg3d evaluate masks/ study.json -o results/a --regions whole=1+2+3
+
+      medseg3d evaluate masks2d/ slides.json -o results/slides --fold 0
     """
     from medseg3d.cli.progress import progress_bar
     from medseg3d.evaluation import method_name, pair, run_evaluation, run_of
+    from medseg3d.images import is_image_list
 
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = LOG_WIDTH
+    if reference.suffix.lower() == ".json" and reference.is_file() and is_image_list(reference):
+        _print_and_exit(
+            score_listed_masks(
+                predictions,
+                reference,
+                out,
+                console,
+                fold=fold,
+                tolerance=tolerance,
+                name=name,
+                ignore_index=ignore_label,
+                workers=workers,
+                resamples=resamples,
+                for_volumes={
+                    "labels": labels, "regions": regions, "lesions": lesions, "attributes": attributes,
+                    "patients": patients, "images": images, "resample": resample, "calibration": calibration,
+                    "run": run, "other-labels": other_labels is not _OtherLabels.refuse,
+                },
+            ),
+            console,
+        )  # fmt: skip
+        return
     pairing = pair(predictions, reference, fold=fold)
     scoring = _scoring(
         pairing,
@@ -157,9 +188,7 @@ def evaluate(
             progress=progress,
             resamples=resamples,
         )
-    _print(summary, console)
-    if not summary.ok:
-        raise typer.Exit(1)
+    _print_and_exit(summary, console)
 
 
 # Parts ---------------------------------------------------------------------------------------------------------------
@@ -197,7 +226,8 @@ def _described(
     return cases, groups, notes
 
 
-def _print(summary: Summary, console: Console) -> None:
+def _print_and_exit(summary: Summary, console: Console) -> None:
+    """Problems, scores and where the report lies; exit status 1 where something could not be scored."""
     if summary.problems:
         console.print(_problem_table(summary))
     console.print(_score_table(summary))
@@ -205,6 +235,8 @@ def _print(summary: Summary, console: Console) -> None:
     if warning := content["headline"]["warning"]:
         console.print(f"[yellow]{escape(warning)}[/]")
     console.print(f"{cases_of(content)} scored{_failures(summary)}. Report: {escape(str(summary.report))}")
+    if not summary.ok:
+        raise typer.Exit(1)
 
 
 def cases_of(content: Mapping[str, Any]) -> str:
@@ -244,7 +276,10 @@ def _score_table(summary: Summary) -> Table:
     table = Table("label", "cases", "missed", "spurious", title="Scores, with 95 % confidence intervals over patients",
                   title_justify="left")  # fmt: skip
     table.columns[0].overflow = "fold"
-    for heading in ("Dice, mean", "NSD, mean", "HD95 (mm), median"):
+    from medseg3d.report.words import metric_text, units_of
+
+    hd95 = metric_text("hd95_mm", units_of(summary.content)).heading
+    for heading in ("Dice, mean", "NSD, mean", f"{hd95}, median"):
         table.add_column(heading, justify="right")
     for label, content in summary.content["labels"].items():
         status, metrics = content["status"], content["metrics"]

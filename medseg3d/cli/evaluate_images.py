@@ -1,17 +1,20 @@
-"""``medseg3d evaluate-classification`` and ``evaluate-detection``: scores of 2D heads from files."""
+"""Scores of 2D heads: ``medseg3d evaluate-classification``, ``evaluate-detection``, and masks of a list of images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["evaluate_classification", "evaluate_detection"]
+if TYPE_CHECKING:
+    from medseg3d.evaluation import Summary
+
+__all__ = ["evaluate_classification", "evaluate_detection", "score_listed_masks"]
 
 SHOWN_PROBLEMS = 10
 
@@ -123,6 +126,52 @@ def evaluate_detection(
     _finish(summary, out, columns, caption=f"Precision and sensitivity at a score of {threshold:g}")
 
 
+def score_listed_masks(
+    predictions: Path,
+    reference: Path,
+    out: Path,
+    console: Console,
+    *,
+    fold: int | None,
+    tolerance: str,
+    for_volumes: Mapping[str, object],
+    **options: Any,
+) -> Summary:
+    """Score masks of 2D images against those of their list, for ``medseg3d evaluate``.
+
+    Args:
+        for_volumes: options that were given, by name, and do not apply to images.
+    """
+    from medseg3d.cli.progress import progress_bar
+    from medseg3d.errors import UsageError
+    from medseg3d.evaluation.masks2d import choose_items, score_masks2d
+    from medseg3d.evaluation.options import parse_tolerance
+    from medseg3d.images import read_image_list
+
+    given = [f"--{name}" for name, value in for_volumes.items() if value]
+    if given:
+        raise UsageError(
+            f"{reference} is a list of 2D images: leave out {', '.join(given)}, which is for volumes or in the list."
+        )
+    images = read_image_list(reference)
+    inner = predictions / "evaluation"
+    folder = inner if (predictions / "run.json").is_file() and inner.is_dir() else predictions
+    items, part = choose_items(images, folder, fold=fold)
+    console.print(f"Evaluating {escape(part)} of {escape(str(reference))}: {len(items)} images.")
+    with progress_bar(console, "Scoring images") as progress:
+        return score_masks2d(
+            items,
+            folder,
+            labels=images.labels,
+            multi_label=images.multi_label,
+            output_dir=out.absolute(),
+            tolerance_mm=parse_tolerance(tolerance),
+            split={"reference": str(reference), "part": part},
+            progress=progress,
+            **options,
+        )
+
+
 def _require_one(tuning: tuple[Path, Path] | None, **stated: float | None) -> None:
     from medseg3d.errors import UsageError
 
@@ -135,13 +184,13 @@ def _require_one(tuning: tuple[Path, Path] | None, **stated: float | None) -> No
 
 def _finish(summary: Mapping[str, Any], out: Path, columns: Mapping[str, str], *, caption: str) -> None:
     """Problems, scores, and where the report lies; exit status 1 when something was left out."""
+    from medseg3d.report.images import scope
+
     console = Console(highlight=False, soft_wrap=True)
     if summary["problems"]:
         console.print(_problem_table(summary["problems"]))
     console.print(_score_table(summary, columns, caption))
-    console.print(
-        f"{summary['cases']} images of {summary['patients']} patients. Report: {escape(str(out))}/report.html"
-    )
+    console.print(f"{scope(summary)} Report: {escape(str(out))}/report.html")
     if summary["problems"]:
         raise typer.Exit(1)
 

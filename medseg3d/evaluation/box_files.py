@@ -60,6 +60,11 @@ def read_boxes(predictions: Path, references: Path) -> BoxSet:
     problems: list[Problem] = []
     images = _by_id(truth["images"], references, "images")
     categories = _by_id(truth["categories"], references, "categories")
+    if not images or not categories:
+        raise UsageError(
+            f"{references}: {len(images)} images and {len(categories)} categories; at least one of each is needed. "
+            "Images without a box are listed, too."
+        )
     classes = {str(_field(c, "name", references)): i for i, c in categories.items()}
     if len(classes) < len(categories):
         raise UsageError(f"{references}: two categories share a name; give each its own.")

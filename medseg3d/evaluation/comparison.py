@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,26 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medseg3d.datalist.model import shorten
 from medseg3d.errors import UsageError
-from medseg3d.evaluation.files import read_cases, write_table
+from medseg3d.evaluation.files import write_table
+from medseg3d.evaluation.methods import HIGHER, METRICS, Method, common_values, read_methods
 from medseg3d.evaluation.provenance import versions
-from medseg3d.evaluation.summary import SCHEMA as EVALUATION_SCHEMA
 from medseg3d.evaluation.summary import json_number, patients_known
 from medseg3d.files import write_json
 from medseg3d.statistics import LEVEL, RESAMPLES, PairedTest, holm, paired_test, rank_methods
 
-__all__ = ["HIGHER", "LOWER", "SCHEMA", "Comparison", "compare_runs"]
+__all__ = ["SCHEMA", "Comparison", "compare_runs"]
 
 SCHEMA = "medseg3d.comparison/1"
-
-HIGHER = ("dice", "iou", "sensitivity", "precision", "nsd", "lesion_f1", "lesion_sensitivity", "lesion_precision")
-LOWER = (
-    "hd_mm", "hd95_mm", "hd95_weighted_mm", "assd_mm", "centre_distance_mm", "absolute_volume_difference_ml",
-    "lesion_false_positives",
-)  # fmt: skip
-# Two references of one case: the same file up to the rounding of a volume.
-SAME_VOLUME = 1e-6
 
 FAMILY = "Holm's adjustment over all labels and pairs of methods, for each metric"
 TEST = (
@@ -55,14 +45,6 @@ class Comparison:
     content: Mapping[str, Any]
     folder: Path
     report: Path
-
-
-@dataclass(frozen=True)
-class _Method:
-    name: str
-    folder: Path
-    table: pd.DataFrame
-    summary: Mapping[str, Any]
 
 
 def compare_runs(
@@ -90,9 +72,9 @@ def compare_runs(
         UsageError: fewer than two folders, one that is none, two methods of one name, no case or label in common,
             other references, tolerances or overlaps of lesions, or a metric that is not there.
     """
-    methods = _methods(folders, names)
-    values, left_out, left_out_labels = _common(methods)
-    metrics = [m for m in (*HIGHER, *LOWER) if all((m, method.name) in values.columns for method in methods)]
+    methods = read_methods(folders, names)
+    values, left_out, left_out_labels = common_values(methods)
+    metrics = [m for m in METRICS if all((m, method.name) in values.columns for method in methods)]
     if metric not in metrics:
         raise UsageError(f"--metric {metric}: not in all folders; there are {', '.join(metrics)}.")
     metrics = [metric, *(m for m in metrics if m != metric)]
@@ -107,6 +89,7 @@ def compare_runs(
         "patients_known": patients_known(zip(*map(values.index.get_level_values, ("case", "patient")), strict=True)),
         "left_out": left_out,
         "left_out_labels": left_out_labels,
+        "plane_unit": methods[0].plane_unit,
         "metric": metric,
         "metrics": {m: "higher" if m in HIGHER else "lower" for m in metrics},
         "level": level,
@@ -126,119 +109,11 @@ def compare_runs(
     return Comparison(content, output_dir, _write_report(output_dir))
 
 
-# Reading -------------------------------------------------------------------------------------------------------------
-
-
-def _methods(folders: Sequence[Path], names: Sequence[str]) -> list[_Method]:
-    if len(folders) < 2:
-        raise UsageError(f"{len(folders)} evaluation folder was given: a comparison needs two or more.")
-    if names and len(names) != len(folders):
-        raise UsageError(f"{len(names)} names were given for {len(folders)} folders: give one each.")
-    summaries = [_read_summary(folder) for folder in folders]
-    own = [str(summary.get("name") or folder.name) for folder, summary in zip(folders, summaries, strict=True)]
-    called = list(names) or own
-    if len(set(called)) < len(called):
-        raise UsageError(f"Methods are called {', '.join(called)}: give different names with --names a,b.")
-    tables = [_with_absolute_volumes(read_cases(folder)) for folder in folders]
-    methods = [_Method(*parts) for parts in zip(called, folders, tables, summaries, strict=True)]
-    _require_same_tolerances(methods)
-    _require_same_overlap(methods)
-    return methods
-
-
-def _read_summary(folder: Path) -> dict[str, Any]:
-    path = folder / "summary.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} is no evaluation folder: {path.name} cannot be read ({error}).") from error
-    if not isinstance(content, dict) or content.get("schema") != EVALUATION_SCHEMA:
-        raise UsageError(f"{path} is not of the form {EVALUATION_SCHEMA}: evaluate again, with this version.")
-    return content
-
-
-def _with_absolute_volumes(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(absolute_volume_difference_ml=table["volume_difference_ml"].abs())
-
-
-def _require_same_tolerances(methods: Sequence[_Method]) -> None:
-    first = methods[0]
-    for other in methods[1:]:
-        mine, theirs = first.summary.get("tolerance_mm", {}), other.summary.get("tolerance_mm", {})
-        differing = [label for label in mine.keys() & theirs.keys() if mine[label] != theirs[label]]
-        if differing:
-            label = sorted(differing)[0]
-            raise UsageError(
-                f"{label} was scored with an NSD tolerance of {mine[label]} mm in {first.name} and of {theirs[label]} "
-                f"mm in {other.name}: evaluate both with the same."
-            )
-
-
-def _require_same_overlap(methods: Sequence[_Method]) -> None:
-    """The same IoU makes a lesion found; a method that was not scored lesion by lesion has none."""
-    found = {}
-    for method in methods:
-        settings = (method.summary.get("provenance") or {}).get("settings") or {}
-        if settings.get("lesion_overlap_iou") is not None:
-            found[method.name] = settings["lesion_overlap_iou"]
-    if len(set(found.values())) > 1:
-        listed = " and ".join(f"of {overlap} in {name}" for name, overlap in found.items())
-        raise UsageError(f"Lesions were matched from an IoU {listed}: evaluate both with the same --lesion-overlap.")
-
-
-def _common(methods: Sequence[_Method]) -> tuple[pd.DataFrame, dict[str, list[str]], dict[str, list[str]]]:
-    """Values by (case, patient, label) and (metric, method) of the rows that all have; cases and labels left out."""
-    keys = ["case", "label"]
-    indexed = [method.table.set_index(keys) for method in methods]
-    shared = indexed[0].index
-    for other in indexed[1:]:
-        shared = shared[shared.isin(other.index)]
-    if not len(shared):
-        raise UsageError(
-            "The evaluations have no case and label in common: "
-            + "; ".join(
-                f"{m.name} has {shorten(m.table.case.unique())} ({shorten(m.table.label.unique())})" for m in methods
-            )
-        )
-    cases = set(shared.get_level_values("case"))
-    left_out = {method.name: sorted(set(method.table.case) - cases) for method in methods}
-    labels = set(shared.get_level_values("label"))
-    left_out_labels = {method.name: sorted(set(method.table.label) - labels) for method in methods}
-    parts = {method.name: table.loc[shared] for method, table in zip(methods, indexed, strict=True)}
-    _require_same_references(parts)
-    metrics = [m for m in (*HIGHER, *LOWER) if all(m in part.columns for part in parts.values())]
-    values = pd.concat({(m, name): part[m] for m in metrics for name, part in parts.items()}, axis=1)
-    patients = next(iter(parts.values()))["patient"]
-    values.index = pd.MultiIndex.from_arrays(
-        [shared.get_level_values("case"), patients.to_numpy(), shared.get_level_values("label")],
-        names=["case", "patient", "label"],
-    )
-    return values, left_out, left_out_labels
-
-
-def _require_same_references(parts: Mapping[str, pd.DataFrame]) -> None:
-    """Volumes of the references tell whether they are the same; and so do the patients."""
-    (first, mine), *others = parts.items()
-    for name, theirs in others:
-        differ = ~np.isclose(mine["reference_ml"], theirs["reference_ml"], rtol=SAME_VOLUME)
-        if differ.any():
-            case, label = mine.index[differ][0]
-            volumes = (mine["reference_ml"][differ].iloc[0], theirs["reference_ml"][differ].iloc[0])
-            raise UsageError(
-                f"{first} and {name} were evaluated against other references: {label} of {case} has {volumes[0]:.3f} "
-                f"and {volumes[1]:.3f} ml ({int(differ.sum())} rows differ). Evaluate both against the same."
-            )
-        if (mine["patient"] != theirs["patient"]).any():
-            raise UsageError(
-                f"{first} and {name} name other patients for the same cases: evaluate both with the same --patients."
-            )
-
-
 # Computing -----------------------------------------------------------------------------------------------------------
 
 
 def _pairs(
-    values: pd.DataFrame, metric: str, methods: Sequence[_Method], options: Mapping[str, Any]
+    values: pd.DataFrame, metric: str, methods: Sequence[Method], options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """A row a label and pair of methods, adjusted together."""
     rows = []
@@ -285,7 +160,7 @@ def _infinite(value: float) -> str | None:
     return str(value) if math.isinf(value) else None
 
 
-def _ranking(values: pd.DataFrame, metric: str, methods: Sequence[_Method], resamples: int) -> dict[str, Any]:
+def _ranking(values: pd.DataFrame, metric: str, methods: Sequence[Method], resamples: int) -> dict[str, Any]:
     names = [method.name for method in methods]
     patients = values.index.get_level_values("patient").tolist()
     ranking = rank_methods(values[names], patients, higher_is_better=metric in HIGHER, resamples=resamples)
@@ -299,7 +174,7 @@ def _ranking(values: pd.DataFrame, metric: str, methods: Sequence[_Method], resa
     }
 
 
-def _case_rows(values: pd.DataFrame, metric: str, methods: Sequence[_Method]) -> list[dict[str, Any]]:
+def _case_rows(values: pd.DataFrame, metric: str, methods: Sequence[Method]) -> list[dict[str, Any]]:
     names = [method.name for method in methods]
     rows = []
     for (case, patient, label), row in zip(values.index, values[names].to_numpy(float), strict=True):

@@ -1,7 +1,8 @@
 """Score masks of 2D images, by the same measures, intervals and report as those of volumes.
 
-A picture is a volume of one slice: its surfaces are contours, and its lesions are areas. What the images and masks are
-in is written as NIfTI first, beside the result, so that reports and comparisons can open it again.
+A picture is a volume of one slice: its surfaces are contours, and its lesions are areas. References and predictions are
+written as NIfTI first, beside the result, so that reports and comparisons can open them again; images stay where they
+are.
 """
 
 from __future__ import annotations
@@ -17,17 +18,27 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg3d.datalist.model import absolute
+from medseg3d.datalist.model import absolute, shorten
 from medseg3d.errors import CaseError, ConfigError, UsageError
 from medseg3d.evaluation.model import EvaluationCase, Problem, Scoring
 from medseg3d.evaluation.pairing import method_name, run_of
 from medseg3d.evaluation.run import Summary, make_scoring, run_evaluation
+from medseg3d.evaluation.scoring import Progress
 from medseg3d.files import whole_or_not_at_all
-from medseg3d.images import Image2D, read_image, read_mask
+from medseg3d.images import (
+    Image2D,
+    ImageList,
+    read_image,
+    read_mask,
+    testing_items,
+    training_items,
+    validation_items,
+)
 from medseg3d.masks2d import Layers, mask_files, read_layers
 from medseg3d.metrics import Region
+from medseg3d.statistics import RESAMPLES
 
-__all__ = ["evaluate_masks2d"]
+__all__ = ["choose_items", "evaluate_masks2d", "score_masks2d"]
 
 logger = logging.getLogger("medseg3d")
 
@@ -36,7 +47,58 @@ SLICES = "slices"
 MOST_OVERLAPPING = 10
 
 
+def choose_items(
+    images: ImageList, prediction_dir: Path, *, fold: int | None = None
+) -> tuple[list[dict[str, Any]], str]:
+    """The items of a list that masks are of, and what part of the list they are in words.
+
+    As of a list of volumes: ``fold`` of the training images (-1 for all), or else the testing images with truth where
+    one has a mask, or else the one fold that all masks are of, or all training images.
+
+    Raises:
+        UsageError: a list of another task.
+        DataListError: there is no such fold.
+    """
+    if images.task != "segmentation_2d":
+        command = {"classification": "evaluate-classification", "detection": "evaluate-detection"}[images.task]
+        raise UsageError(f"{images.path} is a list for {images.task}: score its answers with medseg3d {command}.")
+    if fold is not None:
+        of_fold = training_items if fold == -1 else validation_items
+        return of_fold(images.path, fold=fold), "training" if fold == -1 else f"fold {fold}"
+
+    def has_mask(case: str) -> bool:
+        files = mask_files(prediction_dir, case, images.labels, multi_label=images.multi_label)
+        return any(file.is_file() for file in files)
+
+    testing = [item for item in testing_items(images.path) if "label" in item]
+    if any(has_mask(item["case"]) for item in testing):
+        return testing, "testing"
+    folds = {item.fold for item in images.training if has_mask(item.case)}
+    if len(folds) == 1 and None not in folds:
+        (only,) = folds
+        return validation_items(images.path, fold=int(only or 0)), f"fold {only}"
+    return training_items(images.path, fold=-1), "training"
+
+
 def evaluate_masks2d(
+    items: Sequence[Mapping[str, Any]], prediction_dir: str | Path, *, labels: Mapping[str, int], **options: Any
+) -> Summary:
+    """Score masks as ``score_masks2d`` does, for a bundle: an image that could not be scored is an error in the end.
+
+    Raises:
+        CaseError: some image could not be scored. The others are, and the files are written.
+        UsageError, ConfigError: as ``score_masks2d``.
+    """
+    summary = score_masks2d(items, prediction_dir, labels=labels, **options)
+    _log(summary)
+    failed = {problem.case: problem.message for problem in summary.problems if problem.severity == "error"}
+    if failed:
+        listed = "\n".join(f"  {case}: {reason}" for case, reason in failed.items())
+        raise CaseError(f"{len(failed)} of {len(items)} images could not be scored:\n{listed}")
+    return summary
+
+
+def score_masks2d(
     items: Sequence[Mapping[str, Any]],
     prediction_dir: str | Path,
     *,
@@ -45,14 +107,19 @@ def evaluate_masks2d(
     ignore_index: int | None = None,
     output_dir: str | Path | None = None,
     name: str = "",
+    tolerance_mm: float | Mapping[str, float] = 2.0,
+    split: Mapping[str, Any] | None = None,
     workers: int = 1,
+    progress: Progress | None = None,
+    resamples: int = RESAMPLES,
 ) -> Summary:
     """Score ``prediction_dir/<case>.png`` for every item; write ``cases.csv``, ``summary.json`` and ``report.html``.
 
-    Distances are in millimetres where the image says its spacing; where it does not, a pixel counts as one, and a
-    problem of the summary says so. ``cases.csv`` has the columns of volumes, so that results of both kinds are read and
-    compared alike: an image is a slice 1 mm thick there, and 0.001 of ``volume_ml`` is an area of 1 mm² (or 1 pixel).
-    The report shows areas in mm², or in pixels where no image says its spacing; so does ``plane_unit`` of the summary.
+    Distances are in millimetres where all images say their spacing; where one does not, a pixel counts as one in all of
+    them, since a mean of millimetres and pixels means nothing, and a problem of the summary names it. ``cases.csv`` has
+    the columns of volumes, so that results of both kinds are read and compared alike: an image is a slice 1 mm thick
+    there, and 0.001 of ``volume_ml`` is an area of 1 mm² (or 1 pixel). Reports show areas in mm² or pixels;
+    ``plane_unit`` of the summary says which.
 
     Args:
         items: mappings with ``case``, ``image``, ``label`` and ``patient``, as ``medseg3d.images`` gives them.
@@ -61,21 +128,27 @@ def evaluate_masks2d(
         ignore_index: an id in references whose pixels do not count.
         output_dir: where to write; the predictions' folder by default.
         name: of the method; that of the run's folder, or else of the predictions' folder, by default.
+        tolerance_mm: of the normalised surface distance, in pixels where distances are; one number or one a label.
+        split: data list and part that the items come from, for the record.
         workers: processes at most; 0 for one a processor.
+        resamples: of the bootstrap.
+
+    Returns:
+        The summary; its problems name the images that could not be scored, and why.
 
     Raises:
         UsageError: there are no items.
         ConfigError: too many labels that may overlap.
-        CaseError: some image could not be scored. The others are, and the files are written.
     """
     if not items:
         raise UsageError("There is no image to evaluate: fold -1 holds out none, and a list may have no masks.")
     folder = absolute(prediction_dir)
     target = absolute(output_dir) if output_dir else folder
-    scoring = _overlapping(labels) if multi_label else make_scoring(labels, {}, other_labels="background")
+    scoring = make_scoring(labels, {}, tolerance_mm=tolerance_mm, other_labels="background")
+    scoring = _overlapping(labels, scoring) if multi_label else scoring
     cases: list[EvaluationCase] = []
     problems: list[Problem] = []
-    pixels_alone = 0
+    unspaced: list[str] = []
     for item in items:
         case = str(item["case"])
         try:
@@ -84,26 +157,22 @@ def evaluate_masks2d(
         except CaseError as error:
             problems.append(Problem(case, "unreadable", str(error)))
             continue
-        pixels_alone += image.spacing_mm is None
+        unspaced += [case] if image.spacing_mm is None else []
         cases.append(_as_slices(item, image, truth, found, target / SLICES))
-    if pixels_alone:
-        text = f"{pixels_alone} of {len(items)} images do not say their spacing: distances are in pixels for them."
-        problems.append(Problem("", "no-spacing", text, severity="note"))
-    summary = run_evaluation(
+    if unspaced:
+        problems.append(_in_pixels(cases, unspaced))
+    return run_evaluation(
         cases,
-        scoring=replace(scoring, plane_unit="px" if pixels_alone == len(cases) else "mm"),
+        scoring=replace(scoring, plane_unit="px" if unspaced else "mm"),
         output_dir=target,
         name=name or method_name(folder),
         problems=problems,
         run=run_of(folder),
+        split=split,
         workers=workers,
+        progress=progress,
+        resamples=resamples,
     )
-    _log(summary)
-    failed = {problem.case: problem.message for problem in problems if problem.severity == "error"} | summary.failed
-    if failed:
-        listed = "\n".join(f"  {case}: {reason}" for case, reason in failed.items())
-        raise CaseError(f"{len(failed)} of {len(items)} images could not be scored:\n{listed}")
-    return summary
 
 
 def _pair(
@@ -151,7 +220,8 @@ def _coded(layers: Layers) -> NDArray[np.uint16]:
     return np.tensordot(weights, layers.astype(np.uint16), axes=1).astype(np.uint16)
 
 
-def _overlapping(labels: Mapping[str, int]) -> Scoring:
+def _overlapping(labels: Mapping[str, int], scoring: Scoring) -> Scoring:
+    """Settings of labels that may overlap: each is the union of the combinations that it is part of."""
     if len(labels) > MOST_OVERLAPPING:
         raise ConfigError(f"{len(labels)} labels that may overlap; at most {MOST_OVERLAPPING} can be scored at once.")
     combinations = range(1, 2 ** len(labels))
@@ -161,7 +231,7 @@ def _overlapping(labels: Mapping[str, int]) -> Scoring:
     )
     held = {code: [name for place, name in enumerate(order) if code >> place & 1] for code in combinations}
     names = {" + ".join(some) if len(some) > 1 else f"{some[0]} alone": code for code, some in held.items()}
-    return Scoring(regions=regions, labels=names)
+    return replace(scoring, regions=regions, labels=names)
 
 
 def _as_slices(
@@ -172,13 +242,29 @@ def _as_slices(
     folder: Path,
 ) -> EvaluationCase:
     case = str(item["case"])
-    grey = image.pixels if image.pixels.ndim == 2 else image.pixels.mean(-1).astype(image.pixels.dtype)
     paths = []
-    for kind, pixels in (("images", grey), ("references", truth), ("predictions", found)):
+    for kind, pixels in (("references", truth), ("predictions", found)):
         paths.append(folder / kind / f"{case}.nii")
         _write_slice(paths[-1], pixels, image.spacing_mm or (1.0, 1.0))
     patient = str(item.get("patient", case))
-    return EvaluationCase(case, patient, reference=paths[1], prediction=paths[2], images=(paths[0],))
+    source = absolute(str(item["image"]))
+    return EvaluationCase(case, patient, reference=paths[0], prediction=paths[1], images=(source,))
+
+
+def _in_pixels(cases: Sequence[EvaluationCase], unspaced: Sequence[str]) -> Problem:
+    """Measure all cases in pixels, since some images do not say their spacing; returns what is to be said of it."""
+    if len(unspaced) == len(cases):
+        text = f"None of the {len(cases)} images says its spacing: distances and areas are in pixels."
+        return Problem("", "no-spacing", text, severity="note")
+    for case in cases:
+        for path in filter(None, (case.reference, case.prediction)):
+            if case.case not in unspaced:
+                _write_slice(path, np.asarray(nibabel.load(path).dataobj)[:, :, 0].T, (1.0, 1.0))
+    text = (
+        f"{len(unspaced)} of {len(cases)} images do not say their spacing ({shorten(unspaced)}): distances and areas "
+        "of all are in pixels. For millimetres evaluate those that do alone."
+    )
+    return Problem("", "no-spacing", text, severity="note")
 
 
 def _write_slice(path: Path, pixels: NDArray[Any], spacing_mm: tuple[float, float]) -> None:

@@ -37,6 +37,7 @@ METHOD = "bootstrap over patients: BCa for means (percentile where it does not e
 FEWEST_BY_SIZE = 9
 SIZE_THIRDS = ("smallest third", "middle third", "largest third")
 BY_SIZE = "reference volume"
+UNREADABLE = "unreadable"
 
 
 def build_summary(
@@ -61,6 +62,7 @@ def build_summary(
     options = {"level": level, "resamples": resamples}
     labels = {region.name: _label(table[table.label == region.name], options) for region in scoring.regions}
     headline = _headline(table, scoring, options)
+    names = {result.case.case for result in scored}
     return {
         "schema": SCHEMA,
         "name": name,
@@ -68,7 +70,9 @@ def build_summary(
         "patients": len({result.case.patient for result in scored}),
         "patients_known": patients_known((result.case.case, result.case.patient) for result in scored),
         "mean_dice": headline["value"],
-        "failed": {result.case.case: result.failed.message for result in results if result.failed},
+        # Pictures that cannot be read are refused before there is a case to score.
+        "failed": {p.case: p.message for p in problems if p.code == UNREADABLE and p.case not in names}
+        | {result.case.case: result.failed.message for result in results if result.failed},
         "regions": [{"name": region.name, "ids": list(region.ids)} for region in scoring.regions],
         "tolerance_mm": _tolerances(scoring),
         "plane_unit": scoring.plane_unit,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from medseg3d.report.colours import Palette
+from medseg3d.report.colours import Palette, on_white
 from medseg3d.report.words import Units, metric_text, units_of
 
-__all__ = ["calibration_chart", "case_columns", "confusion_chart", "line_chart", "training_charts"]
+__all__ = ["calibration_chart", "case_columns", "confusion_chart", "layout", "line_chart", "nothing",
+           "training_charts"]  # fmt: skip
 
 Chart = dict[str, Any]
 
@@ -50,7 +52,7 @@ def case_columns(cases: pd.DataFrame, summary: Mapping[str, Any], palette: Palet
         "patients": [str(p) for p in patients],
         "labels": [{"name": label, "colour": palette.by_name.get(label, "#888888")} for label in labels],
         "metrics": [_metric(m, units) for m in metrics],
-        "size": {"name": units.size_name, "unit": units.size},
+        "size": {"name": units.size_name, "unit": units.size, "digits": units.size_digits},
         "status": {label: "".join(STATUS_LETTERS.get(s, " ") for s in rows[label]["status"]) for label in labels},
         "values": {m: {label: [_value(v) for v in rows[label][m]] for label in labels} for m in wanted},
         "agreement": {name: label.get("volume_agreement") for name, label in (summary.get("labels") or {}).items()},
@@ -94,6 +96,12 @@ def layout(x: str = "", y: str = "", **more: Any) -> Chart:
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         **more,
     }
+
+
+def nothing(text: str) -> Chart:
+    """The annotation of a chart that has nothing to show; it breaks where a telephone ends."""
+    shown = "<br>".join(textwrap.wrap(text, 34))
+    return {"text": shown, "x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False}
 
 
 def line_chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]], *, x: str, y: str) -> Chart:
@@ -140,10 +148,10 @@ def _known(epochs: Sequence[float], column: pd.Series) -> tuple[list[float], lis
 
 
 def calibration_chart(calibration: Mapping[str, Any], palette: Palette, *, unit: str = "voxels") -> Chart:
-    """Reliability diagram: how often a voxel is labelled, against the probability that was claimed.
+    """Reliability diagram: how often the label is there, against the probability that was claimed.
 
     Args:
-        unit: what has a probability, in the plural: ``voxels`` or ``images``.
+        unit: what has a probability, in the plural: ``voxels``, ``pixels`` or ``images``.
     """
     diagonal = {
         "type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "name": "perfect", "hoverinfo": "skip",
@@ -155,7 +163,7 @@ def calibration_chart(calibration: Mapping[str, Any], palette: Palette, *, unit:
         data.append({
             "type": "scatter", "mode": "lines+markers", "name": label, "x": [b["confidence"] for b in bins],
             "y": [b["frequency"] for b in bins], "customdata": [b["n"] for b in bins],
-            "line": {"color": palette.by_name.get(label, INK)},
+            "line": {"color": on_white(palette.by_name.get(label, INK))},
             "marker": {"size": 8, "color": palette.by_name.get(label, INK), "line": {"color": INK, "width": 0.8}},
             "hovertemplate": f"claimed %{{x:.3f}}, found %{{y:.3f}}<br>%{{customdata:,}} {unit}",
         })  # fmt: skip
@@ -170,8 +178,12 @@ def _share(share: float | None) -> str:
     return f"{100 * share:.1f}%" if share >= 0.0005 else "<0.1%" if share else "0"
 
 
-def confusion_chart(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Chart:
-    """Rows of the reference as shares of the row, with counts where they are pointed at."""
+def confusion_chart(labels: Sequence[str], matrix: Sequence[Sequence[int]], *, unit: str) -> Chart:
+    """Rows of the reference as shares of the row, with counts where they are pointed at.
+
+    Args:
+        unit: what is counted, in the plural: ``voxels``, ``pixels`` or ``images``.
+    """
     shares = [[n / sum(row) if sum(row) else None for n in row] for row in matrix]
     few = len(labels) <= 12
     text = [[_share(s) for s in row] for row in shares]
@@ -180,7 +192,7 @@ def confusion_chart(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> C
         # From white to the ink blue: the same lightness scale for every kind of colour vision, and on grey paper.
         "colorscale": [[0, "#ffffff"], [0.02, "#e3edf7"], [0.2, "#a9c9e8"], [1, "#0b4a8b"]], "zmin": 0, "zmax": 1,
         "colorbar": {"title": {"text": "share of row"}, "thickness": 12, "tickformat": ".0%"},
-        "hovertemplate": "reference %{y}<br>predicted %{x}<br>%{z:.2%} (%{customdata:,} voxels)<extra></extra>",
+        "hovertemplate": "reference %{y}<br>predicted %{x}<br>%{z:.2%} (%{customdata:,} " + f"{unit})<extra></extra>",
         "xgap": 1 if few else 0, "ygap": 1 if few else 0,
     }  # fmt: skip
     if few:

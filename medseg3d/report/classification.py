@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def write_classification_report(out_dir: str | Path) -> Path:
         *(Part(f"subgroup-{column}", f"By {column}", tables=(_subgroup_table(column, groups),))
           for column, groups in summary["subgroups"].items()),
         *part_if(pictures or note, Part("pictures", "Most mistaken images",
-             "Those whose score is farthest from the truth.", pictures=pictures, note=note)),
+             "Those whose score is farthest from the truth"
+             + ("; on the right what spoke for the answer." if any(p.beside for p in pictures) else "."),
+             pictures=pictures, note=note)),
         Part("cases", "Images", tables=(image_table(cases),)),
     ]  # fmt: skip
     return write_report(folder, summary, parts, fixed, verdict=_classification_verdict(summary), words=RATE_WORDS)
@@ -97,9 +100,13 @@ def _classification_verdict(summary: Mapping[str, Any]) -> Verdict:
     for name, label in labels.items():
         if summary["kind"] == "binary":
             rates = label["metrics"]
-            sentences.append(
-                f"At {summary['operating_point']}, {per_cent(rates['sensitivity'])} of the images with {name} and "
-                f"{per_cent(rates['specificity'])} of those without are called rightly."
+            known = [
+                f"{per_cent(rates[rate])} of the images {what}"
+                for rate, what in (("sensitivity", f"with {name}"), ("specificity", f"without {name}"))
+                if rates[rate]["value"] is not None
+            ]
+            sentences += (
+                [f"At {summary['operating_point']}, {' and '.join(known)} are called rightly."] if known else []
             )
     warnings = warnings_of(summary)
     warnings += [f"{name}: all images have it, or none; nothing can be said of it." for name, label in labels.items()
@@ -169,7 +176,7 @@ def _classification_charts(summary: Mapping[str, Any], palette: Palette) -> dict
         found["calibration-chart"] = charts.calibration_chart(calibrated, palette, unit="images")
     if summary["overall"]:
         confusion = summary["overall"]["confusion"]
-        found["confusion-chart"] = charts.confusion_chart(confusion["labels"], confusion["matrix"])
+        found["confusion-chart"] = charts.confusion_chart(confusion["labels"], confusion["matrix"], unit="images")
     return found
 
 
@@ -191,4 +198,4 @@ def _worst_images(summary: Mapping[str, Any], cases: pd.DataFrame) -> tuple[tupl
     overlays = {**summary, "inputs": [entry | {"image": entry.get("overlay")} for entry in summary["inputs"]]}
     looked, _ = pictures_of(overlays, [(case, "what spoke for the answer", []) for case in notes])
     beside = {p.title: p for p in looked}
-    return tuple(shown for p in pictures for shown in (p, beside.get(p.title)) if shown), problems
+    return tuple(replace(p, beside=beside.get(p.title)) for p in pictures), problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from medseg3d.report.comparison_tables import (
 from medseg3d.report.comparison_verdict import comparison_verdict
 from medseg3d.report.evaluation import Picture, picture_note, provenance_facts
 from medseg3d.report.evaluation_tables import anchor
-from medseg3d.report.files import Comparison, read_comparison
+from medseg3d.report.files import Comparison, comparison_in_units, read_comparison
 from medseg3d.report.page import render, write_page
 from medseg3d.report.panels import Budget, Panel, panel, read_grid
 from medseg3d.report.tables import Cell, Column, Row, Table, amount
-from medseg3d.report.words import METRICS, metric_text, number
+from medseg3d.report.words import METRICS, metric_text, number, units_of
 
 __all__ = ["comparison_html", "write_comparison_report"]
 
@@ -44,6 +45,8 @@ def write_comparison_report(out_dir: str | Path) -> Path:
         UsageError: the file is missing, damaged or of another schema.
     """
     comparison = read_comparison(Path(out_dir))
+    units = units_of(comparison.content)
+    comparison = replace(comparison, content=comparison_in_units(comparison.content, units))
     palette = palette_of(_regions(comparison))
     cases = list(dict.fromkeys(case for case, *_ in differences(comparison.content)))[:SHOWN_CASES]
     panels, problems = _panels(comparison, cases, palette)
@@ -54,29 +57,35 @@ def write_comparison_report(out_dir: str | Path) -> Path:
 def comparison_html(
     comparison: Comparison, palette: Palette, panels: Mapping[str, Panel], *, picture_problems: Sequence[str] = ()
 ) -> str:
-    """The page as text. Pure: what is read from images comes in as ``panels``, by case."""
+    """The page as text. Pure: what is read from images comes in as ``panels``, by case.
+
+    Sizes in ``comparison`` are in the units that are shown, see ``comparison_in_units``.
+    """
     content = comparison.content
+    units = units_of(content)
     metric, pairs = content.get("metric", "dice"), content.get("pairs") or []
     ranking = content.get("ranking") or {}
     pictures = [_picture(case, n, shown, content, palette) for n, (case, shown) in enumerate(panels.items())]
-    forest, ranks = forest_chart(pairs, metric), rank_chart(ranking.get(metric) or {}, content["methods"])
+    forest, ranks = forest_chart(pairs, metric, units=units), rank_chart(ranking.get(metric) or {}, content["methods"])
     others = [m for m in dict.fromkeys(p["metric"] for p in pairs) if m != metric]
     view: dict[str, Any] = {
         "title": f"Comparison of {', '.join(content['methods'])}",
         "kicker": "Paired comparison on the same cases",
         "verdict": comparison_verdict(content),
-        "pair_table": pair_table(pairs, metric, palette, table_id="pairs"),
+        "units": units,
+        "pair_table": pair_table(pairs, metric, palette, table_id="pairs", units=units),
         "other_tables": [
-            (metric_text(m).heading, pair_table(pairs, m, palette, table_id=f"pairs-{m}")) for m in others
+            (metric_text(m, units).heading, pair_table(pairs, m, palette, table_id=f"pairs-{m}", units=units))
+            for m in others
         ],
         "forest": forest is not None,
-        "rank_table": rank_table(ranking, content["methods"]),
+        "rank_table": rank_table(ranking, content["methods"], units=units),
         "rank_chart": ranks is not None,
         "has_cases": bool(content.get("cases_table")),
         "pictures": pictures,
         "picture_note": picture_note({"inputs": comparison.inputs}, picture_problems, shown=len(pictures)),
         "spread_table": spread_table(content, palette, list(panels)),
-        "metrics": [m for m in METRICS if m.key in {p["metric"] for p in pairs}],
+        "metrics": [units.of(m) for m in METRICS if m.key in {p["metric"] for p in pairs}],
         "provenance": [
             *(("Evaluation of " + name, str(path)) for name, path in (content.get("runs") or {}).items()),
             *provenance_facts(content.get("provenance") or {}),
@@ -110,6 +119,7 @@ def _panels(comparison: Comparison, cases: Sequence[str], palette: Palette) -> t
     }
     panels: dict[str, Panel] = {}
     problems = []
+    units, budget = units_of(comparison.content), Budget(triangles=80_000)
     for case in cases:
         entries = {method: inputs[case] for method, inputs in by_method.items() if case in inputs}
         if not entries:
@@ -117,19 +127,19 @@ def _panels(comparison: Comparison, cases: Sequence[str], palette: Palette) -> t
         first = next(iter(entries.values()))
         try:
             predictions = {method: entry["prediction"] for method, entry in entries.items()}
-            grid, notes = read_grid(first["reference"], predictions, first.get("image"))
+            grid, notes = read_grid(first["reference"], predictions, first.get("image"), planar=units.planar)
         except (CaseError, GeometryError) as error:
             problems.append(f"{case}: {error}")
             continue
         left_out = [m for m in comparison.content["methods"] if m not in entries]
         more = (f"Not shown: {', '.join(left_out)}.",) if left_out else ()
-        panels[case] = panel(case, grid, palette, notes=(*notes, *more), budget=Budget(triangles=80_000))
+        panels[case] = panel(case, grid, palette, notes=(*notes, *more), budget=budget, units=units)
     return panels, problems
 
 
 def _picture(case: str, place: int, shown: Panel, content: Mapping[str, Any], palette: Palette) -> Picture:
     own = [(label, apart, row) for name, label, apart, row in differences(content) if name == case]
-    text, methods = metric_text(content.get("metric", "dice")), content["methods"]
+    text, methods = metric_text(content.get("metric", "dice"), units_of(content)), content["methods"]
     columns = (Column("Structure"), *(Column(m, True) for m in methods))
     rows = tuple(
         Row((Cell(label, colour=palette.by_name.get(label, "#888888")),

@@ -11,7 +11,7 @@ from medseg3d.report.colours import Palette
 from medseg3d.report.evaluation_tables import anchor
 from medseg3d.report.pairs import Difference, shown_difference
 from medseg3d.report.tables import Cell, Column, Row, Table, amount
-from medseg3d.report.words import ci, interval, metric_text, number, p_value
+from medseg3d.report.words import Units, ci, interval, metric_text, number, p_value, units_of
 
 __all__ = ["case_values", "differences", "forest_chart", "pair_table", "rank_chart", "rank_table",
            "spread_table"]  # fmt: skip
@@ -21,9 +21,11 @@ MAX_SPREAD_ROWS = 200
 MAX_FOREST = 60
 
 
-def pair_table(pairs: Sequence[Mapping[str, Any]], metric: str, palette: Palette, *, table_id: str) -> Table:
+def pair_table(
+    pairs: Sequence[Mapping[str, Any]], metric: str, palette: Palette, *, table_id: str, units: Units = Units()
+) -> Table:
     """A row a structure and pair of methods: means, paired difference with its interval, p after Holm, and wins."""
-    text = metric_text(metric)
+    text = metric_text(metric, units)
     columns = (
         Column("Structure"), Column("A"), Column("B"), Column("n", True, "Cases with a value by both"),
         Column("A", True, group=f"Mean {text.heading}"), Column("B", True, group=f"Mean {text.heading}"),
@@ -63,7 +65,7 @@ def _median_cell(pair: Mapping[str, Any], digits: int) -> Cell:
     return amount(shown.value, digits, note="\n".join(filter(None, [ci(shown.bounds, digits), *counts])))
 
 
-def rank_table(ranking: Mapping[str, Any], methods: Sequence[str]) -> Table | None:
+def rank_table(ranking: Mapping[str, Any], methods: Sequence[str], *, units: Units = Units()) -> Table | None:
     """A row a metric: the mean rank of every method, and how often it comes first; None without ranks."""
     if not ranking:
         return None
@@ -74,7 +76,7 @@ def rank_table(ranking: Mapping[str, Any], methods: Sequence[str]) -> Table | No
     columns = (Column("Metric"), *(Column(title, True, text, m) for m in methods for title, text in headings))
     rows = []
     for metric, ranks in ranking.items():
-        cells = [Cell(metric_text(metric).heading)]
+        cells = [Cell(metric_text(metric, units).heading)]
         for method in methods:
             share = (ranks.get("rank_share") or {}).get(method) or [None]
             text = "–" if share[0] is None else f"{100 * share[0]:.0f} %"
@@ -106,7 +108,7 @@ def rank_chart(ranks: Mapping[str, Any], methods: Sequence[str]) -> Chart | None
     return {"data": data, "layout": chart}
 
 
-def forest_chart(pairs: Sequence[Mapping[str, Any]], metric: str) -> Chart | None:
+def forest_chart(pairs: Sequence[Mapping[str, Any]], metric: str, *, units: Units = Units()) -> Chart | None:
     """Paired differences with their intervals, a line a structure and pair; None where none was computed.
 
     Where distances are infinite it is the median's; a bound that is infinite leaves the frame.
@@ -123,7 +125,7 @@ def forest_chart(pairs: Sequence[Mapping[str, Any]], metric: str) -> Chart | Non
     low, high = _frame([*values, *(bound for pair in bounds for bound in pair)])
     beyond = high - low  # longer than the frame is wide
     ends = [(max(a, low - beyond), min(b, high + beyond)) for a, b in bounds]
-    digits = metric_text(metric).digits
+    text = metric_text(metric, units)
     data = [{
         "type": "scatter", "mode": "markers", "x": values, "y": [_row_name(p, shown, many) for p, shown in own],
         "error_x": {
@@ -134,11 +136,11 @@ def forest_chart(pairs: Sequence[Mapping[str, Any]], metric: str) -> Chart | Non
         # Filled is significant: told apart without colour as well.
         "marker": {"size": 10, "symbol": "square", "line": {"color": INK, "width": 1.6},
                    "color": [INK if p.get("significant") else "#ffffff" for p, _ in own]},
-        "text": [f"{interval(shown.bounds, digits)}, p {p_value(p.get('p_holm'))}" for p, shown in own],
+        "text": [f"{interval(shown.bounds, text.digits)}, p {p_value(p.get('p_holm'))}" for p, shown in own],
         "hovertemplate": "%{y}<br>%{x:.4f} (%{text})<extra></extra>",
     }]  # fmt: skip
     # A line of its own, so that a telephone does not cut it; with several pairs each row names its own.
-    title = metric_text(metric).heading + ("" if many else f"<br>{own[0][0]['a']} − {own[0][0]['b']}")
+    title = text.heading + ("" if many else f"<br>{own[0][0]['a']} − {own[0][0]['b']}")
     chart = layout(title, "", height=120 + 34 * len(own), showlegend=False)
     chart["xaxis"] |= {"zeroline": True, "zerolinecolor": "#a8200d", "zerolinewidth": 1.5, "range": [low, high]}
     # Rows are numbered from 0, the first on top, with room above and below.
@@ -166,7 +168,7 @@ def case_values(content: Mapping[str, Any], palette: Palette) -> dict[str, Any]:
         of_label = values.setdefault(row["metric"], {}).setdefault(row["label"], [])
         of_label.append([row["case"], *(_short(row["values"].get(m)) for m in content["methods"])])
     labels = list(dict.fromkeys(label for of_metric in values.values() for label in of_metric))
-    texts = [metric_text(m) for m in values]
+    texts = [metric_text(m, units_of(content)) for m in values]
     return {
         "methods": list(content["methods"]),
         "metrics": [{"key": t.key, "heading": t.heading, "digits": t.digits} for t in texts],
@@ -194,7 +196,7 @@ def differences(content: Mapping[str, Any]) -> list[tuple[str, str, float, Mappi
 
 def spread_table(content: Mapping[str, Any], palette: Palette, pictured: Sequence[str]) -> Table:
     """The cases where methods differ most, with links to pictures."""
-    text, methods = metric_text(content.get("metric", "dice")), content["methods"]
+    text, methods = metric_text(content.get("metric", "dice"), units_of(content)), content["methods"]
     columns = (
         Column("Case"), Column("Patient"), Column("Structure"),
         *(Column(m, True, group=text.heading) for m in methods), Column("Apart", True, "Greatest minus least"),

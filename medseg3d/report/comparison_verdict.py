@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg3d.report.pairs import better_side, infinite_counts, shown_difference
 from medseg3d.report.verdict import Verdict, listed, patients_of, spoken
-from medseg3d.report.words import MetricText, count, metric_text, number, p_value
+from medseg3d.report.words import MetricText, count, metric_text, number, p_value, quantity, units_of
 from medseg3d.statistics import few_patients
 
 __all__ = ["comparison_verdict"]
@@ -25,7 +25,7 @@ def comparison_verdict(content: Mapping[str, Any]) -> Verdict:
     A method comes first where it has the best mean rank and is significantly better than every other: in one structure
     at least, and in none significantly worse.
     """
-    metric = metric_text(content.get("metric", "dice"))
+    metric = metric_text(content.get("metric", "dice"), units_of(content))
     higher = (content.get("metrics") or {}).get(metric.key, metric.better or "higher") == "higher"
     pairs = [p for p in content.get("pairs", []) if p["metric"] == metric.key]
     ranks = (content.get("ranking") or {}).get(metric.key, {})
@@ -81,7 +81,7 @@ def _pair_words(a: str, b: str, pairs: Pairs, metric: MetricText, higher: bool) 
     parts = []
     for winner, loser in ((a, b), (b, a)):
         if won := _won(winner, loser, pairs, higher):
-            named = f"{', '.join(map(_difference, won[:3]))}{', …' if len(won) > 3 else ''}"
+            named = f"{', '.join(_difference(p, metric) for p in won[:3])}{', …' if len(won) > 3 else ''}"
             better = "the higher" if higher else "the lower (better)"
             parts.append(f"{winner} has {better} {metric.title} than {loser} in {len(won)} of {structures} ({named})")
     if not parts:
@@ -89,9 +89,9 @@ def _pair_words(a: str, b: str, pairs: Pairs, metric: MetricText, higher: bool) 
     return f"{'; '.join(parts)}."
 
 
-def _difference(pair: Mapping[str, Any]) -> str:
+def _difference(pair: Mapping[str, Any], metric: MetricText) -> str:
     shown = shown_difference(pair)
-    by = number(None if shown.value is None else abs(shown.value), metric_text(pair["metric"]).digits)
+    by = quantity(None if shown.value is None else abs(shown.value), metric)
     median = " in the median" if shown.kind == "median" else ""
     p = p_value(pair.get("p_holm"))
     return f"{pair['label']} by {by}{median}, p {p if p.startswith('<') else f'= {p}'}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ DETECTION_RATES = {
 }  # fmt: skip
 
 
+MOST_FALSE_POSITIVES = 128.0  # an image, on the FROC's axis
+NAMED_IMAGES = 5  # of a point of the counts
+
 DETECTION_WORDS = (
     ("AP", "Average precision of the boxes of a class, by COCO's rules: at an overlap (IoU) of 0.5, and as the mean "
            "over 0.5 to 0.95. mAP is its mean over the classes."),
@@ -78,7 +82,7 @@ def write_detection_report(out_dir: str | Path) -> Path:
              tables=tuple(threshold_table(name, label, DETECTION_RATES) for name, label in summary["labels"].items())),
         *part_if(pictures or note, Part("pictures", "Worst, median and best images",
              "A solid box was found, a dashed one overlooked, a dotted one is false. Point at one for its score.",
-             pictures=pictures, note=note)),
+             pictures=pictures, legend=tuple(palette.by_name.items()), note=note)),
         Part("cases", "Images", tables=(image_table(cases),)),
     ]  # fmt: skip
     fixed = _detection_charts(summary, cases, palette)
@@ -92,9 +96,10 @@ def _detection_verdict(summary: Mapping[str, Any]) -> Verdict:
         if label["metrics"]["sensitivity"]["value"] is not None
     ]
     sentences = [scope(summary), found("mAP@0.5", summary["headline"])]
-    sentences.append(
-        f"At a score of {summary['threshold']:g} these shares of the boxes are found: {', '.join(counted)}."
-    )
+    if counted:
+        sentences.append(
+            f"At a score of {summary['threshold']:g} these shares of the boxes are found: {', '.join(counted)}."
+        )
     warnings = warnings_of(summary)
     warnings += [
         f"{name}: the reference has no box of it." for name, label in summary["labels"].items() if not label["boxes"]
@@ -119,24 +124,65 @@ def _detection_tables(summary: Mapping[str, Any], palette: Palette) -> tuple[Tab
 
 def _detection_charts(summary: Mapping[str, Any], cases: pd.DataFrame, palette: Palette) -> dict[str, Any]:
     labels = summary["labels"]
-    found = {
-        "pr": curves_chart({n: label["pr"] for n, label in labels.items()}, palette, "sensitivity", "precision"),
-        "froc": curves_chart({n: label["froc"] for n, label in labels.items()}, palette, "false positives an image",
-                        "sensitivity", unit_x=False),
-    }  # fmt: skip
-    most = float(max(cases[["reference", "predicted"]].max(), default=1))
-    points = [
-        {"type": "scatter", "mode": "markers", "name": name, "x": rows["reference"].tolist(),
-         "y": rows["predicted"].tolist(), "text": rows["case"].tolist(), "marker": {"color": palette.by_name[name],
-         "size": 8, "opacity": 0.7, "line": {"color": charts.INK, "width": 0.6}},
-         "hovertemplate": "%{text}<br>true %{x}, found %{y}"}
-        for name, rows in cases.groupby("label", sort=False)
-    ]  # fmt: skip
-    found["count-chart"] = {
-        "data": [diagonal(most), *points],
-        "layout": charts.layout("boxes in the reference", "boxes found", height=420),
+    # Beyond the boxes that are found at any score COCO's precision is 0: a curve that ends there says it better.
+    pr = {name: {"x": label["pr"]["x"], "y": [v or None for v in label["pr"]["y"]]} for name, label in labels.items()}
+    return {
+        "pr": curves_chart(pr, palette, "sensitivity", "precision"),
+        "froc": froc_chart({name: label["froc"] for name, label in labels.items()}, palette),
+        "count-chart": count_chart(cases, palette),
     }
-    return found
+
+
+def froc_chart(curves: Mapping[str, Mapping[str, Any]], palette: Palette) -> dict[str, Any]:
+    """Sensitivity over false positives an image, on the axis of LUNA16: an eighth to eight, or more where there are."""
+    known = {n: c for n, c in curves.items() if any(y is not None for y in c["y"])}
+    most = min(max((x for c in known.values() for x in c["x"]), default=0.0), MOST_FALSE_POSITIVES)
+    ticks = [2.0**power for power in range(-3, 8) if power <= 3 or 2.0 ** (power - 1) < most]
+    shown = {name: _within(c["x"], c["y"], ticks[0] / 2, ticks[-1]) for name, c in known.items()}
+    empty: dict[str, dict[str, list[float]]] = {name: {"x": [], "y": []} for name in curves}
+    chart = curves_chart(empty | shown, palette, "false positives an image", "sensitivity", unit_x=False)
+    chart["layout"]["xaxis"] |= {
+        "type": "log", "range": [math.log10(ticks[0] / 2), math.log10(ticks[-1])], "tickvals": ticks,
+        "ticktext": [f"1/{1 / tick:g}" if tick < 1 else f"{tick:g}" for tick in ticks],
+    }  # fmt: skip
+    return chart
+
+
+def _within(xs: Sequence[float], ys: Sequence[float], low: float, high: float) -> dict[str, list[float]]:
+    """A rising curve from ``low``, with what it has reached there, to ``high``: beyond its end it rises no more.
+
+    >>> _within([0.0, 0.05, 1.0], [0.2, 0.5, 0.8], 0.1, 8.0)
+    {'x': [0.1, 1.0, 8.0], 'y': [0.5, 0.8, 0.8]}
+    """
+    inside = [(x, y) for x, y in zip(xs, ys, strict=True) if low < x < high]
+    before = [y for x, y in zip(xs, ys, strict=True) if x <= low]
+    points = [*([(low, before[-1])] if before else []), *inside]
+    reached = [y for x, y in zip(xs, ys, strict=True) if x <= high]
+    points += [(high, reached[-1])] if reached else []
+    return {"x": [x for x, _ in points], "y": [y for _, y in points]}
+
+
+def count_chart(cases: pd.DataFrame, palette: Palette) -> dict[str, Any]:
+    """Boxes found against true ones, a point for all images of one pair of numbers: its size tells how many."""
+    most = float(cases[["reference", "predicted"]].to_numpy().max(initial=1))
+    points = [_count_points(str(name), rows, palette) for name, rows in cases.groupby("label", sort=False)]
+    layout = charts.layout("boxes in the reference", "boxes found", height=420, showlegend=len(points) > 1)
+    for axis in ("xaxis", "yaxis"):
+        layout[axis] |= {"range": [-0.06 * most - 0.2, 1.06 * most + 0.2], **({"dtick": 1} if most <= 10 else {})}
+    return {"data": [diagonal(most), *points], "layout": layout}
+
+
+def _count_points(name: str, rows: pd.DataFrame, palette: Palette) -> dict[str, Any]:
+    named = rows.groupby(["reference", "predicted"], sort=False)["case"].agg(list)
+    texts = [", ".join(found[:NAMED_IMAGES]) + (" …" if len(found) > NAMED_IMAGES else "") for found in named]
+    return {
+        "type": "scatter", "mode": "markers", "name": name,
+        "x": [float(x) for x, _ in named.index], "y": [float(y) for _, y in named.index], "text": texts,
+        "customdata": [len(found) for found in named],
+        "marker": {"color": palette.by_name[name], "opacity": 0.7, "line": {"color": charts.INK, "width": 0.6},
+                   "size": [min(5 + 3 * len(found) ** 0.5, 32) for found in named]},
+        "hovertemplate": "true %{x}, found %{y}<br>%{customdata} images: %{text}",
+    }  # fmt: skip
 
 
 def _pictures_with_boxes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from medseg3d.report.evaluation_tables import (
     label_table,
     lesion_summary,
     lesion_table,
+    occurring,
     problem_table,
     subgroup_tables,
 )
@@ -63,8 +64,6 @@ def write_evaluation_report(out_dir: str | Path) -> Path:
     palette = palette_of(_regions(evaluation.summary))
     picks = pick_cases(evaluation.cases, unit=units.size)
     panels, problems = _panels(evaluation.summary, [p.case for p in picks], palette)
-    if plane := evaluation.summary.get("plane_unit"):
-        panels = {case: _flat(shown, plane) for case, shown in panels.items()}
     html = evaluation_html(evaluation, palette, picks, panels, picture_problems=problems)
     return write_page(Path(out_dir) / "report.html", html)
 
@@ -86,15 +85,14 @@ def evaluation_html(
     shown = [p for p in picks if p.case in panels]
     pictured = [p.case for p in shown]
     pictures = [_picture(p, n, panels[p.case], cases, palette, units) for n, p in enumerate(shown)]
-    confusion = (summary.get("dataset") or {}).get("confusion")
+    confusion = occurring((summary.get("dataset") or {}).get("confusion"), list(summary.get("labels") or {}))
     training = charts.training_charts(evaluation.training)
     view: dict[str, Any] = {
         "title": f"Evaluation of {summary['name']}" if summary.get("name") else "Evaluation",
         "kicker": _kicker(summary),
         "verdict": evaluation_verdict(summary),
         "label_table": label_table(summary, palette),
-        "size_name": units.size_name,
-        "planar": bool(summary.get("plane_unit")),
+        "units": units,
         "has_volumes": {"volume_ml", "reference_ml"} <= set(cases.columns),
         "pictures": pictures,
         "picture_note": picture_note(summary, picture_problems, shown=len(pictures)),
@@ -119,9 +117,11 @@ def evaluation_html(
     }
     fixed = {f"training-{name}": chart for name, chart in training.items()}
     if summary.get("calibration"):
-        fixed["calibration-chart"] = charts.calibration_chart(summary["calibration"], palette)
+        fixed["calibration-chart"] = charts.calibration_chart(summary["calibration"], palette, unit=f"{units.element}s")
     if confusion:
-        fixed["confusion-chart"] = charts.confusion_chart(confusion["labels"], confusion["matrix"])
+        fixed["confusion-chart"] = charts.confusion_chart(
+            confusion["labels"], confusion["matrix"], unit=f"{units.element}s"
+        )
     payloads: dict[str, Any] = {
         "case-data": charts.case_columns(cases, summary, palette),
         "chart-data": {"layout": charts.layout(), "fixed": fixed},
@@ -138,6 +138,7 @@ def _regions(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _panels(summary: Mapping[str, Any], cases: Sequence[str], palette: Palette) -> tuple[dict[str, Panel], list[str]]:
     """Panels of the cases whose files can be read, and why the others' cannot."""
     inputs = {str(entry["case"]): entry for entry in summary.get("inputs") or []}
+    units = units_of(summary)
     panels: dict[str, Panel] = {}
     problems = []
     for case in cases:
@@ -145,17 +146,13 @@ def _panels(summary: Mapping[str, Any], cases: Sequence[str], palette: Palette) 
         if entry is None:
             continue
         try:
-            grid, notes = read_grid(entry["reference"], {"prediction": entry["prediction"]}, entry.get("image"))
+            masks = entry["reference"], {"prediction": entry["prediction"]}
+            grid, notes = read_grid(*masks, entry.get("image"), planar=units.planar)
         except (CaseError, GeometryError) as error:
             problems.append(f"{case}: {error}")
             continue
-        panels[case] = panel(case, grid, palette, notes=notes)
+        panels[case] = panel(case, grid, palette, notes=notes, units=units)
     return panels, problems
-
-
-def _flat(shown: Panel, plane_unit: str) -> Panel:
-    """A panel of one plane: a 2D image has no surfaces and no sides of a patient."""
-    return replace(shown, payload={**shown.payload, "plane_unit": plane_unit, "surfaces": []})
 
 
 def _picture(pick: Pick, place: int, shown: Panel, cases: pd.DataFrame, palette: Palette, units: Units) -> Picture:
@@ -170,7 +167,8 @@ def own_table(table_id: str, rows: pd.DataFrame, palette: Palette, *, units: Uni
     """The scores of one case, the lowest Dice first; structures that neither side has are left out."""
     rows = rows[rows["status"] != "both_empty"].sort_values("dice", kind="stable")
     distance = f"HD95 ({units.distance})"
-    columns = (Column("Structure"), Column("Dice", True), Column(distance, True), Column(units.size, True))
+    size = units.size if units.size == "ml" else f"{units.size_name.capitalize()} ({units.size})"
+    columns = (Column("Structure"), Column("Dice", True), Column(distance, True), Column(size, True))
     tones: Mapping[str, Any] = {"missed": "bad", "spurious": "warn"}
     body = tuple(
         Row((
@@ -178,7 +176,9 @@ def own_table(table_id: str, rows: pd.DataFrame, palette: Palette, *, units: Uni
                  note=row["status"] if row["status"] != "scored" else ""),
             amount(row["dice"], tone=tones.get(row["status"], "")),
             amount(row.get("hd95_mm"), 1),
-            amount(row.get("volume_ml"), 2, note=f"of {number(row.get('reference_ml'), 2)}"),
+            amount(
+                row.get("volume_ml"), units.size_digits, note=f"of {number(row.get('reference_ml'), units.size_digits)}"
+            ),
         ))
         for _, row in rows.iterrows()
     )  # fmt: skip
@@ -242,7 +242,7 @@ def _sections(view: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the navigation names: the sections that the template will show."""
     candidates = [
         ("verdict", "Verdict", True), ("structures", "Structures", True), ("distribution", "Distributions", True),
-        ("agreement", f"{view['size_name'].capitalize()}s", view["has_volumes"]),
+        ("agreement", f"{view['units'].size_name.capitalize()}s", view["has_volumes"]),
         ("pictures", "Pictures", view["pictures"]),
         ("lesion-section", "Lesions", view["lesion_summary"] or view["lesion_table"]),
         ("calibration", "Calibration", view["calibration"]), ("confusion", "Confusion", view["has_confusion"]),

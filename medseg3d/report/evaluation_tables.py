@@ -13,8 +13,8 @@ from medseg3d.report.tables import Cell, Column, Row, Table, amount, cells
 from medseg3d.report.words import Units, ci, interval, metric_text, number, units_of
 from medseg3d.statistics import FEW_PATIENTS
 
-__all__ = ["anchor", "case_table", "confusion_table", "label_table", "lesion_summary", "lesion_table", "problem_table",
-           "subgroup_tables"]  # fmt: skip
+__all__ = ["anchor", "case_table", "confusion_table", "label_table", "lesion_summary", "lesion_table", "occurring",
+           "problem_table", "subgroup_tables"]  # fmt: skip
 
 MANY_LABELS = 15
 MAX_CASE_ROWS = 1000
@@ -48,7 +48,7 @@ def label_table(summary: Mapping[str, Any], palette: Palette) -> Table:
         Column("Empty", True, "Neither has it: not in the means", "Cases"),
         Column("Mean", True, f"Mean with its {level} confidence interval (CI) by bootstrap over patients", "Dice"),
         Column("Median", True, "Median with its quartiles (IQR)", "Dice"),
-        Column("Mean", True, "Share of the surfaces within the tolerance, with its interval (CI)", "NSD"),
+        Column("Mean", True, f"Share of the {units.border}s within the tolerance, with its interval (CI)", "NSD"),
         Column("Median", True, "Median with its quartiles (IQR); misses count as infinite", distance),
         Column("Bias", True, "Mean of prediction minus reference, with the limits of agreement (LoA)", size),
         Column("ICC", True, f"Intraclass correlation of the {units.size_name}s, with its interval (CI)", size),
@@ -63,10 +63,11 @@ def _label_row(name: str, label: Mapping[str, Any], summary: Mapping[str, Any], 
     dice, nsd, hd95 = (metrics.get(m) or {} for m in ("dice", "nsd", "hd95_mm"))
     agreement = label.get("volume_agreement") or {}
     tolerance = (summary.get("tolerance_mm") or {}).get(name)
-    at = "" if tolerance is None or nsd.get("mean") is None else f"\nat {tolerance:g} {units_of(summary).distance}"
-    limits = interval(agreement.get("limits_ml"), 2)
+    units = units_of(summary)
+    at = "" if tolerance is None or nsd.get("mean") is None else f"\nat {tolerance:g} {units.distance}"
+    limits = interval(agreement.get("limits_ml"), units.size_digits)
     return Row((
-        Cell(name, colour=palette.by_name.get(name, "#888888"), href=f"#{anchor('distribution', name)}"),
+        Cell(name, colour=palette.by_name.get(name, "#888888"), href="#distribution"),
         amount(status.get("scored", 0), 0),
         _alarm(status.get("missed", 0), "bad"),
         _alarm(status.get("spurious", 0), "warn"),
@@ -75,7 +76,7 @@ def _label_row(name: str, label: Mapping[str, Any], summary: Mapping[str, Any], 
         amount(dice.get("median"), note=_quartiles(dice, 3)),
         amount(nsd.get("mean"), note=f"{_mean_ci(nsd)}{at}".strip()),
         _median(hd95, 1),
-        amount(agreement.get("bias_ml"), 2, note=limits and f"LoA {limits}"),
+        amount(agreement.get("bias_ml"), units.size_digits, note=limits and f"LoA {limits}"),
         amount(agreement.get("icc"), note=ci(agreement.get("icc_interval"))),
     ), data=name)  # fmt: skip
 
@@ -198,14 +199,14 @@ def lesion_table(
         Column(f"Predicted ({units.size})", True), Column("Dice", True),
         Column(f"Centre ({units.distance})", help="RAS+: right, anterior, superior"),
     )  # fmt: skip
-    rows = tuple(_lesion_row(row, palette, pictured) for _, row in order.iloc[:MAX_LESION_ROWS].iterrows())
+    rows = tuple(_lesion_row(row, palette, pictured, units) for _, row in order.iloc[:MAX_LESION_ROWS].iterrows())
     caption = (
         f"{MAX_LESION_ROWS} of {len(order)} lesions; all are in lesions.csv." if len(order) > MAX_LESION_ROWS else ""
     )
     return Table("lesions", columns, rows, caption, printed=60, searchable=len(rows) > 12, scroll=len(rows) > 20)
 
 
-def _lesion_row(row: pd.Series, palette: Palette, pictured: Sequence[str]) -> Row:
+def _lesion_row(row: pd.Series, palette: Palette, pictured: Sequence[str], units: Units) -> Row:
     tones: dict[str, Any] = {"missed": "bad", "false_positive": "warn"}
     where = [row[axis] for axis in ("x_mm", "y_mm", "z_mm")]
     place = ", ".join(number(v, 1) for v in where)
@@ -215,9 +216,20 @@ def _lesion_row(row: pd.Series, palette: Palette, pictured: Sequence[str]) -> Ro
         Cell(row["case"], href=f"#{anchor('case', row['case'])}"),
         Cell(row["label"], colour=palette.by_name.get(row["label"], "#888888")),
         Cell(row["kind"].replace("_", " "), tone=tones.get(row["kind"], "")),
-        amount(row["reference_ml"], 2), amount(row["predicted_ml"], 2), amount(row["dice"]),
+        *(amount(row[f"{side}_ml"], units.size_digits) for side in ("reference", "predicted")), amount(row["dice"]),
         Cell(place, href=link),
     ), data=" ".join([row["case"], *map(str, where)]) if shown else "")  # fmt: skip
+
+
+def occurring(confusion: Mapping[str, Any] | None, labels: Sequence[str]) -> Mapping[str, Any] | None:
+    """The confusion matrix without combinations of overlapping labels that no pixel has on either side."""
+    if not confusion:
+        return None
+    names, matrix = confusion["labels"], confusion["matrix"]
+    kept = [
+        i for i, name in enumerate(names) if i == 0 or name in labels or sum(matrix[i]) or any(row[i] for row in matrix)
+    ]
+    return {"labels": [names[i] for i in kept], "matrix": [[matrix[i][j] for j in kept] for i in kept]}
 
 
 def confusion_table(confusion: Mapping[str, Any] | None, *, limit: int = 12, element: str = "voxel") -> Table | None:
@@ -244,7 +256,7 @@ def confusion_table(confusion: Mapping[str, Any] | None, *, limit: int = 12, ele
 
 
 def subgroup_tables(summary: Mapping[str, Any], palette: Palette) -> list[tuple[str, Table]]:
-    """For each attribute a table with a row a structure and value."""
+    """For each attribute its heading, and a table with a row a structure and value."""
     tables = []
     columns = (
         Column("Group"), Column("Structure"), Column("n", True), Column("Mean", True, group="Dice"),
@@ -259,7 +271,7 @@ def subgroup_tables(summary: Mapping[str, Any], palette: Palette) -> list[tuple[
         ]
         many = len(rows) > 30
         table = Table(f"subgroup-{number_}", columns, tuple(rows), searchable=many, scroll=many)
-        tables.append((attribute, table))
+        tables.append((units_of(summary).attribute(attribute), table))
     return tables
 
 

@@ -18,6 +18,7 @@ from medseg3d.report.words import Units
 __all__ = [
     "Comparison",
     "Evaluation",
+    "comparison_in_units",
     "in_units",
     "read_comparison",
     "read_evaluation",
@@ -26,6 +27,8 @@ __all__ = [
     "read_training",
 ]
 
+# Of a pair of methods in comparison.json: what is in the unit of its metric.
+PAIR_VALUES = ("mean_a", "mean_b", "difference", "interval", "median_difference", "median_interval")
 # What is text in the tables; every other column holds numbers.
 TEXT_COLUMNS = frozenset({"case", "patient", "label", "label_id", "status", "lesion", "kind", "metric", "a", "b"})
 
@@ -101,12 +104,37 @@ def _in_units(table: pd.DataFrame, units: Units) -> pd.DataFrame:
 
 
 def _agreement_in_units(agreement: Mapping[str, Any] | None, units: Units) -> Mapping[str, Any] | None:
-    def scaled(value: Any) -> Any:
-        if isinstance(value, list):
-            return [scaled(one) for one in value]
-        return None if value is None else value * units.per_ml
+    return agreement and {
+        name: _scaled(v, units.per_ml) if name.endswith("_ml") else v for name, v in agreement.items()
+    }
 
-    return agreement and {name: scaled(v) if name.endswith("_ml") else v for name, v in agreement.items()}
+
+def comparison_in_units(content: Mapping[str, Any], units: Units) -> Mapping[str, Any]:
+    """``comparison.json`` with sizes, whose metrics end with ``_ml``, in the units that are shown."""
+    if units.per_ml == 1:
+        return content
+
+    def sized(row: Mapping[str, Any]) -> bool:
+        return str(row["metric"]).endswith("_ml")
+
+    pairs = [
+        {name: _scaled(v, units.per_ml) if sized(pair) and name in PAIR_VALUES else v for name, v in pair.items()}
+        for pair in content.get("pairs") or []
+    ]
+    cases = [
+        {**row, "values": {method: _scaled(v, units.per_ml) for method, v in row["values"].items()}}
+        if sized(row)
+        else row
+        for row in content.get("cases_table") or []
+    ]
+    return {**content, "pairs": pairs, "cases_table": cases}
+
+
+def _scaled(value: Any, factor: int) -> Any:
+    """A number, or each of a list; None, which is not defined or infinite, stays."""
+    if isinstance(value, list):
+        return [_scaled(one, factor) for one in value]
+    return None if value is None else value * factor
 
 
 def read_comparison(folder: Path) -> Comparison:

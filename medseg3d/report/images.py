@@ -11,8 +11,9 @@ import pandas as pd
 
 from medseg3d.errors import CaseError
 from medseg3d.report import charts
-from medseg3d.report.colours import Palette, palette_of
+from medseg3d.report.colours import Palette, on_white, palette_of
 from medseg3d.report.evaluation import provenance_facts
+from medseg3d.report.evaluation_tables import anchor
 from medseg3d.report.page import render, write_page
 from medseg3d.report.pictures2d import Picture2D, picture
 from medseg3d.report.tables import Cell, Column, Row, Table, amount
@@ -41,6 +42,8 @@ __all__ = [
     "write_report",
 ]
 
+KINDS = {"medseg3d.classification/1": "Classification of images", "medseg3d.detection/1": "Detection in images"}
+DASHES = ("solid", "dash", "dot", "dashdot")  # so that curves differ in grey as well
 SHOWN_PICTURES = 8
 SHOWN_CASES = 20
 
@@ -56,7 +59,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Part:
-    """A section of the page."""
+    """A section of the page; ``legend`` has the names and colours of what its pictures mark."""
 
     id: str
     name: str
@@ -64,6 +67,7 @@ class Part:
     charts: tuple[Plot, ...] = ()
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture2D, ...] = ()
+    legend: tuple[tuple[str, str], ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     note: str = ""
 
@@ -91,8 +95,7 @@ def write_report(
         payloads={"chart-data": fixed},
         sections=[("verdict", "Verdict"), *((part.id, part.name) for part in shown)],
         title=f"Evaluation of {summary['name']}" if summary.get("name") else "Evaluation",
-        kicker=f"{summary['schema'].split('.')[1].split('/')[0].capitalize()} of images · "
-        f"{str(provenance.get('started') or '').replace('T', ' ')[:16]}",
+        kicker=f"{KINDS[summary['schema']]} · {str(provenance.get('started') or '').replace('T', ' ')[:16]}",
         verdict=verdict,
         parts=shown,
         command=provenance.get("command") or "",
@@ -107,7 +110,11 @@ def verdict_of(headline: Mapping[str, Any], name: str, sentences: Sequence[str],
 
 
 def scope(summary: Mapping[str, Any]) -> str:
-    return f"{count(summary['cases'], 'image')} of {count(summary['patients'], 'patient')} were evaluated."
+    """How many images of how many patients; where no image has a patient of another name, nobody named any."""
+    images, were = count(summary["cases"], "image"), "was" if summary["cases"] == 1 else "were"
+    if summary["cases"] == 1 or any(entry["case"] != entry["patient"] for entry in summary["inputs"]):
+        return f"{images} of {count(summary['patients'], 'patient')} {were} evaluated."
+    return f"{images} {were} evaluated. It is not known which patients they are of: each image is taken for one."
 
 
 def found(metric: str, headline: Mapping[str, Any]) -> str:
@@ -141,20 +148,24 @@ def threshold_table(name: str, label: Mapping[str, Any], titles: Mapping[str, st
     rows = tuple(
         Row((amount(row["threshold"], 2), *(amount(row[key]) for key in titles))) for row in label["thresholds"]
     )
-    return Table(f"thresholds-{name}", columns, rows, caption=name, shown=11)
+    return Table(anchor("thresholds", name), columns, rows, caption=name, shown=11)
 
 
 def image_table(cases: pd.DataFrame) -> Table:
-    texts = [c for c in cases.columns if not pd.api.types.is_float_dtype(cases[c])]
-    columns = tuple(Column(c.replace("_", " "), c not in texts) for c in cases.columns)
-    rows = tuple(Row(tuple(_plain_cell(value) for value in row)) for row in cases.itertuples(index=False, name=None))
+    """All rows of ``cases.csv``; whether an answer is right in words."""
+    columns = tuple(Column(c.replace("_", " "), pd.api.types.is_float_dtype(cases[c])) for c in cases.columns)
+    fields = [_column_cells(cases[c]) for c in cases.columns]
+    rows = tuple(Row(row) for row in zip(*fields, strict=True))
     return Table("image-table", columns, rows, shown=SHOWN_CASES, printed=SHOWN_CASES, searchable=True, scroll=True)
 
 
-def _plain_cell(value: Any) -> Cell:
-    if isinstance(value, str | bool):
-        return Cell(str(value))
-    return amount(value, 0 if float(value).is_integer() else 3)
+def _column_cells(values: pd.Series) -> list[Cell]:
+    if values.name == "correct":
+        return [Cell("yes") if str(v) == "True" else Cell("no", tone="bad") for v in values]
+    if not pd.api.types.is_float_dtype(values):
+        return [Cell(str(v)) for v in values]
+    digits = 0 if (values.dropna() % 1 == 0).all() else 3
+    return [amount(v, digits) for v in values]
 
 
 def _problem_table(summary: Mapping[str, Any]) -> Table:
@@ -165,13 +176,16 @@ def _problem_table(summary: Mapping[str, Any]) -> Table:
 def curves_chart(
     curves: Mapping[str, Mapping[str, Any]], palette: Palette, x: str, y: str, *, unit_x: bool = True
 ) -> dict[str, Any]:
+    """Curves of the classes that have one; a sentence in its place where none has."""
     data = [
-        {"type": "scatter", "mode": "lines", "name": name, "x": c["x"], "y": c["y"], "line": {
-            "color": palette.by_name[name], "width": 2.5}}
-        for name, c in curves.items()
-        if c["x"]
+        {"type": "scatter", "mode": "lines", "name": name, "x": c["x"], "y": c["y"],
+         "line": {"color": on_white(palette.by_name[name]), "width": 2.5, "dash": DASHES[i % len(DASHES)]}}
+        for i, (name, c) in enumerate(curves.items())
+        if any(value is not None for value in c["y"])
     ]  # fmt: skip
-    layout = charts.layout(x, y, height=420, showlegend=len(data) > 1)
+    layout = charts.layout(x, y, height=420, showlegend=len(curves) > 1)
+    if not data:
+        layout["annotations"] = [charts.nothing("No class has a curve here: none has both kinds of images, or boxes.")]
     for axis in ("xaxis", "yaxis") if unit_x else ("yaxis",):
         layout[axis]["range"] = [-0.02, 1.02]
     return {"data": data, "layout": layout}

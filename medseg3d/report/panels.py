@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from medseg3d.errors import CaseError, GeometryError
 from medseg3d.geometry import Affine
-from medseg3d.report.colours import Palette
+from medseg3d.images import read_image
+from medseg3d.report.colours import Palette, Structure
 from medseg3d.report.surface import surface
 from medseg3d.report.volumes import (
+    MARGIN_MM,
     Grid,
     canonical,
+    colour_levels,
     encode_sheet,
     grey_levels,
     indexed,
@@ -25,6 +28,7 @@ from medseg3d.report.volumes import (
     reduced,
     windows,
 )
+from medseg3d.report.words import Units
 from medseg3d.volume import Volume, label_map, read_channels, read_volume, require_same_grid
 
 __all__ = ["Budget", "Panel", "panel", "read_grid"]
@@ -55,6 +59,8 @@ def read_grid(
     reference: str | Path,
     predictions: Mapping[str, str | Path],
     image: str | Path | Sequence[str | Path] | None,
+    *,
+    planar: bool = False,
 ) -> tuple[Grid, tuple[str, ...]]:
     """Read a case onto the reference's grid; an image that cannot be read is left out, and the note says so.
 
@@ -63,6 +69,7 @@ def read_grid(
         predictions: label maps by the name under which they are shown; one called ``reference``, which the reference
             is shown under, becomes ``reference (prediction)``.
         image: a file, or the channels of an image, of which the first is shown.
+        planar: the label maps are slices of a 2D image, which is a file that ``medseg3d.images`` reads.
 
     Raises:
         CaseError: the reference or a prediction cannot be read.
@@ -77,12 +84,24 @@ def read_grid(
     if image:
         first = Path(image if isinstance(image, str | Path) else image[0])
         try:
-            picture = _on_grid_of(truth, _first_channel(first), "image", notes, linear=True).voxels
+            if planar:
+                picture = _as_slice(first, truth.voxels.shape)
+            else:
+                picture = _on_grid_of(truth, _first_channel(first), "image", notes, linear=True).voxels
         except CaseError as error:
             notes.append(f"The image is not shown: {str(error).replace(str(first), first.name)}")
     else:
         notes.append("The evaluation was given no images: only the labels are shown.")
     return Grid(picture, maps, truth.affine), tuple(notes)
+
+
+def _as_slice(path: Path, shape: Sequence[int]) -> NDArray[Any]:
+    """The pixels of a 2D image as a volume of one slice, colours along a fourth axis: columns first, then rows."""
+    voxels = np.swapaxes(read_image(path).pixels, 0, 1)[:, :, None]
+    if voxels.shape[:3] != tuple(shape):
+        columns, rows = voxels.shape[:2]
+        raise CaseError(f"{path} has {rows}×{columns} pixels, the reference {shape[1]}×{shape[0]}.")
+    return voxels
 
 
 def _first_channel(path: Path) -> Volume:
@@ -101,34 +120,52 @@ def _on_grid_of(truth: Volume, other: Volume, name: str, notes: list[str], *, li
     return other
 
 
-def panel(case: str, grid: Grid, palette: Palette, *, notes: Sequence[str] = (), budget: Budget | None = None) -> Panel:
-    """Everything that the page needs to show a case, at most about as large as ``budget`` says."""
-    budget = budget or Budget()
+def panel(
+    case: str,
+    grid: Grid,
+    palette: Palette,
+    *,
+    notes: Sequence[str] = (),
+    budget: Budget | None = None,
+    units: Units | None = None,
+) -> Panel:
+    """Everything that the page needs to show a case, at most about as large as ``budget`` says.
+
+    Args:
+        units: of 2D images they are planar; such a case is shown in one plane, without surfaces.
+    """
+    budget, units = budget or Budget(), units or Units()
     whole = canonical(grid)
     shown = reduced(whole, max_voxels=budget.voxels)
-    ids = sorted(palette.by_id)
+    ids = sorted({i for structure in palette.structures for i in structure.ids})
     payload: dict[str, Any] = {
         "case": case,
         "shape": list(shown.shape),
         "spacing": [round(s, 5) for s in shown.spacing_mm],
         "affine": shown.affine.round(5).tolist(),
-        "labels": [{"name": palette.names[i], "colour": palette.by_id[i]} for i in ids],
+        "labels": [{"name": structure.name, "colour": structure.colour} for structure in palette.structures],
+        # Which of the labels a voxel belongs to, by its value less one: several where they overlap.
+        "held": [[n for n, structure in enumerate(palette.structures) if i in structure.ids] for i in ids],
         "maps": [{"name": name, "voxels": _bytes(indexed(voxels, ids))} for name, voxels in shown.maps.items()],
         "wide": len(ids) > 255,
+        "plane_unit": units.distance if units.planar else "",
         "centre": _centre(shown),
         "image": _image(shown.image, budget) if shown.image is not None else None,
-        "surfaces": _surfaces(shown, ids, palette, budget.triangles),
+        "surfaces": [] if units.planar else _surfaces(shown, palette.structures, budget.triangles),
     }
-    return Panel(case, payload, (*notes, *_notes(whole, shown)))
+    return Panel(case, payload, (*notes, *_notes(whole, shown, units)))
 
 
-def _notes(whole: Grid, shown: Grid) -> list[str]:
+def _notes(whole: Grid, shown: Grid, units: Units) -> list[str]:
     notes = []
     if not np.allclose(whole.spacing_mm, shown.spacing_mm):
-        sizes = "×".join(f"{s:.2f}" for s in shown.spacing_mm)
-        notes.append(f"Shown with voxels of {sizes} mm to keep this file small; the numbers come from the full grid.")
+        sizes = "×".join(f"{s:.2f}" for s in shown.spacing_mm[: 2 if units.planar else 3])
+        notes.append(
+            f"Shown with {units.element}s of {sizes} {units.distance} to keep this file small; the numbers come from "
+            f"the full {'image' if units.planar else 'grid'}."
+        )
     elif whole.shape != shown.shape:
-        notes.append("Cut to the labels and 25 mm around them to keep this file small.")
+        notes.append(f"Cut to the labels and {MARGIN_MM:g} {units.distance} around them to keep this file small.")
     tilt = np.abs(whole.affine[:3, :3]) / np.linalg.norm(whole.affine[:3, :3], axis=0)
     degrees = float(np.degrees(np.arccos(np.clip(tilt.max(axis=0), 0, 1)).max()))
     if degrees > 2:
@@ -137,13 +174,18 @@ def _notes(whole: Grid, shown: Grid) -> list[str]:
 
 
 def _image(image: NDArray[Any], budget: Budget) -> Mapping[str, Any]:
-    levels, values = grey_levels(image)
-    sheet = encode_sheet(levels, max_bytes=budget.image_bytes)
+    """Grey values as slices; colours as slices of red, then of green, then of blue."""
+    colours = image.ndim == 4
+    levels, values = colour_levels(image) if colours else grey_levels(image)
+    slices = np.concatenate(np.moveaxis(levels, -1, 0), axis=2) if colours else levels
+    sheet = encode_sheet(slices, max_bytes=budget.image_bytes)
+    whole = {"name": "As stored", "low": float(values[0]), "high": float(values[-1])}
     return {
         "url": sheet.url,
         "columns": sheet.columns,
+        "colours": colours,
         "levels": [round(float(v), 4) for v in values],
-        "windows": windows(image),
+        "windows": [whole] if colours else windows(image),
     }
 
 
@@ -168,36 +210,43 @@ def _centre(grid: Grid) -> list[int]:
     return [n // 2 for n in grid.shape]
 
 
-def _surfaces(grid: Grid, ids: Sequence[int], palette: Palette, triangles: int) -> list[Mapping[str, Any]]:
-    """Surfaces of every label in every map; larger ones get more triangles, by the root of their volume."""
+def _surfaces(grid: Grid, structures: Sequence[Structure], triangles: int) -> list[Mapping[str, Any]]:
+    """Surfaces of every structure in every map; larger ones get more triangles, by the root of their volume."""
     from scipy.ndimage import find_objects
 
+    highest = max((i for structure in structures for i in structure.ids), default=0)
     found = []
     for side, voxels in grid.maps.items():
-        boxes = find_objects(voxels, max_label=max(ids, default=0))
-        for i in ids:
-            box = boxes[i - 1] if i > 0 else None
-            if box is not None:
-                found.append((side, i, box, voxels[box] == i))
+        boxes = find_objects(voxels, max_label=highest)
+        for structure in structures:
+            own = [boxes[i - 1] for i in structure.ids if i > 0 and boxes[i - 1] is not None]
+            if own:
+                box = _around(own)
+                found.append((side, structure, box, np.isin(voxels[box], structure.ids)))
     weights = np.sqrt([np.count_nonzero(mask) for *_, mask in found])
     surfaces = []
-    for (side, i, box, mask), weight in zip(found, weights, strict=True):
+    for (side, structure, box, mask), weight in zip(found, weights, strict=True):
         offset = np.eye(4)
         offset[:3, 3] = [part.start for part in box]
         share = max(300, int(triangles * weight / weights.sum()))
-        surfaces.append(_surface(mask, grid.affine @ offset, side, i, palette, share))
+        surfaces.append(_surface(mask, grid.affine @ offset, side, structure, share))
     return surfaces
 
 
+def _around(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    """The box around boxes."""
+    return tuple(slice(min(p.start for p in parts), max(p.stop for p in parts)) for parts in zip(*boxes, strict=True))
+
+
 def _surface(
-    mask: NDArray[np.bool_], affine: Affine, side: str, label: int, palette: Palette, triangles: int
+    mask: NDArray[np.bool_], affine: Affine, side: str, structure: Structure, triangles: int
 ) -> Mapping[str, Any]:
     mesh = surface(mask, affine, max_triangles=triangles)
     wide = len(mesh.vertices_mm) > np.iinfo(np.uint16).max
     return {
         "side": side,
-        "name": palette.names[label],
-        "colour": palette.by_id[label],
+        "name": structure.name,
+        "colour": structure.colour,
         "vertices": _bytes(np.rint(mesh.vertices_mm / VERTEX_MM).astype(np.int16)),
         "triangles": _bytes(mesh.triangles.astype(np.uint32 if wide else np.uint16)),
         "wide": wide,

@@ -35,7 +35,10 @@ class DrawnBox:
 
 @dataclass(frozen=True)
 class Picture2D:
-    """A picture in the coordinates of its own image; ``source`` is a data URL of a smaller JPEG."""
+    """A picture in the coordinates of its own image; ``source`` is a data URL of a smaller JPEG.
+
+    ``beside`` is shown to its right, under the same words.
+    """
 
     title: str
     note: str
@@ -43,6 +46,7 @@ class Picture2D:
     width: int
     height: int
     boxes: tuple[DrawnBox, ...] = ()
+    beside: Picture2D | None = None
 
 
 def picture(path: Path, title: str, note: str, boxes: Sequence[DrawnBox] = ()) -> Picture2D:

@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 
 from medseg3d.geometry import Affine, spacing_mm
 
-__all__ = ["Grid", "Sheet", "canonical", "encode_sheet", "grey_levels", "indexed", "onto_grid", "reduced", "windows"]
+__all__ = [
+    "Grid",
+    "Sheet",
+    "canonical",
+    "colour_levels",
+    "encode_sheet",
+    "grey_levels",
+    "indexed",
+    "onto_grid",
+    "reduced",
+    "windows",
+]
 
 # Hounsfield units below this are air outside the patient; no MR, PET or label map has them.
 AIR_HU = -300
@@ -31,7 +42,7 @@ class Grid:
     """Volumes of one shape and one affine (RAS+ mm).
 
     Attributes:
-        image: grey values; None where there is no image.
+        image: grey values, or colours along a fourth axis; None where there is no image.
         maps: label maps by the name under which they are shown, such as ``"reference"`` and ``"prediction"``.
         affine: voxel index → millimetres.
     """
@@ -102,7 +113,8 @@ def reduced(grid: Grid, *, max_voxels: int) -> Grid:
         grid = _cut(grid)
     factors = np.ones(3, int)
     while np.prod([-(-n // f) for n, f in zip(grid.shape, factors, strict=True)]) > max_voxels:
-        factors[np.argmin(np.array(grid.spacing_mm) * factors)] += 1
+        # An axis that is one block already, such as the third of a 2D image, has nothing left to join.
+        factors[np.argmin(np.where(factors < grid.shape, np.array(grid.spacing_mm) * factors, np.inf))] += 1
     return _joined(grid, factors) if factors.max() > 1 else grid
 
 
@@ -135,9 +147,10 @@ def _block_mean(image: NDArray[Any], factors: NDArray[np.integer], shape: Sequen
     """Means of blocks; the last block of an axis is filled up with its last voxel."""
     wanted = [n * int(f) for n, f in zip(shape, factors, strict=True)]
     cropped = image[tuple(slice(0, n) for n in wanted)].astype(np.float32)
-    padded = np.pad(cropped, [(0, n - m) for n, m in zip(wanted, cropped.shape, strict=True)], mode="edge")
+    missing = [(0, n - m) for n, m in zip(wanted, cropped.shape, strict=False)]
+    padded = np.pad(cropped, [*missing, *((0, 0) for _ in image.shape[3:])], mode="edge")
     parts = [part for n, f in zip(shape, factors, strict=True) for part in (n, int(f))]
-    return padded.reshape(parts).mean(axis=(1, 3, 5))
+    return padded.reshape([*parts, *image.shape[3:]]).mean(axis=(1, 3, 5))
 
 
 def indexed(voxels: NDArray[Any], ids: Sequence[int]) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -171,6 +184,20 @@ def grey_levels(image: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.floa
         levels = np.linspace(low, high if high > low else low + 1, 256)
     nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, image)
     return nearest.astype(np.uint8), levels.astype(np.float32)
+
+
+def colour_levels(image: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Colours in 256 levels of their whole range, alike for red, green and blue, so that hues stay as they are.
+
+    >>> levels, values = colour_levels(np.array([0, 20, 255], np.uint8))
+    >>> levels.tolist(), values[20].item()
+    ([0, 20, 255], 20.0)
+    """
+    finite = np.nan_to_num(image.astype(np.float32), posinf=0.0, neginf=0.0)
+    low, high = min(float(finite.min(initial=0)), 0.0), float(finite.max(initial=0))
+    high = max(high, 255.0) if high > 1 else 1.0  # whole numbers, or shares
+    values = np.linspace(low, high, 256, dtype=np.float32)
+    return np.rint((finite - low) / (high - low) * 255).astype(np.uint8), values
 
 
 def windows(image: NDArray[Any]) -> list[Mapping[str, Any]]:

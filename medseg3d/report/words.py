@@ -32,7 +32,7 @@ class MetricText:
     Attributes:
         key: its column in ``cases.csv``.
         title: its name in a heading, without the unit.
-        unit: ``"mm"``, ``"ml"`` or nothing.
+        unit: ``"mm"``, ``"ml"`` or nothing; of 2D images ``"px"`` or ``"mm²"`` too.
         better: where a good value lies.
         digits: after the decimal point.
         meaning: one sentence, with its source.
@@ -79,6 +79,8 @@ METRICS: tuple[MetricText, ...] = (
     MetricText("relative_volume_difference", "Relative volume difference", "", "zero", 3, "Prediction minus reference, "
                "divided by the reference."),
     MetricText("centre_distance_mm", "Centre distance", "mm", "lower", 1, "Distance between the two centres of mass."),
+    MetricText("absolute_volume_difference_ml", "Absolute volume difference", "ml", "lower", 2,
+               "Volume difference without its sign, in millilitres."),
     MetricText("volume_ml", "Volume", "ml", "", 2, "Volume of the prediction in millilitres."),
     MetricText("reference_ml", "Reference volume", "ml", "", 2, "Volume of the reference in millilitres."),
     MetricText("lesion_f1", "Lesion F1", "", "higher", 3, "Harmonic mean of the sensitivity and precision of finding "
@@ -86,7 +88,28 @@ METRICS: tuple[MetricText, ...] = (
     MetricText("lesion_sensitivity", "Lesion sensitivity", "", "higher", 3, "Share of the lesions that were found."),
     MetricText("lesion_precision", "Lesion precision", "", "higher", 3,
                "Share of the predicted lesions that are real."),
+    MetricText("lesion_false_positives", "False-positive lesions", "", "lower", 2, "Predicted lesions that are none."),
 )  # fmt: skip
+
+# What the words for surfaces are of a picture: its titles and meanings where they are not those of a volume.
+PLANAR: Mapping[str, tuple[str, str]] = {
+    "nsd": ("NSD", "Normalised surface distance, in a plane of outlines: the share of both outlines that lies within "
+            "the tolerance of the other (Nikolov et al. 2018). The tolerance stands beside the label."),
+    "hd95_mm": ("HD95", "95th percentile of the distances from the outline of one mask to that of the other (pixels "
+                "that share an edge with the background, each counted once), taken for each direction; the greater of "
+                "the two. Infinite where one side is empty."),
+    "hd95_weighted_mm": ("HD95 by length", "HD95 with every piece of outline weighted by its length instead of "
+                         "counted, between pixel centres, as in DeepMind's surface-distance."),
+    "assd_mm": ("ASSD", "Average symmetric surface distance, in a plane of outlines: mean over both outlines of the "
+                "distance to the other."),
+    "hd_mm": ("HD", "Hausdorff distance: the farthest point of either outline from the other."),
+    "specificity": ("Specificity", "Share of the pixels outside the reference that were left out."),
+    "volume_difference_ml": ("Area difference", "Prediction minus reference."),
+    "relative_volume_difference": ("Relative area difference", "Prediction minus reference, divided by the reference."),
+    "absolute_volume_difference_ml": ("Absolute area difference", "Area difference without its sign."),
+    "volume_ml": ("Area", "Area of the prediction."),
+    "reference_ml": ("Reference area", "Area of the reference."),
+}  # fmt: skip
 
 # Read by the page's section on definitions; the names are those of the column ``status``.
 EMPTY_POLICY: tuple[tuple[str, str], ...] = (
@@ -106,18 +129,27 @@ class Units:
     """What distances and sizes are shown in: volumes, or areas of 2D images.
 
     Attributes:
-        distance: ``"mm"``, or ``"px"`` where no image says its spacing.
+        distance: ``"mm"``, or ``"px"`` where images do not say their spacing.
         size: ``"ml"``, or of areas ``"mm²"`` or ``"px"``.
         size_name: ``"volume"`` or ``"area"``.
+        size_digits: of a size, after the decimal point.
         element: ``"voxel"`` or ``"pixel"``.
+        border: what ends a structure: ``"surface"`` or ``"outline"``.
         per_ml: how many of ``size`` the files' millilitres are: a 2D image is a slice of 1 mm there.
     """
 
     distance: str = "mm"
     size: str = "ml"
     size_name: str = "volume"
+    size_digits: int = 2
     element: str = "voxel"
+    border: str = "surface"
     per_ml: int = 1
+
+    @property
+    def planar(self) -> bool:
+        """Whether the cases are 2D images."""
+        return self.per_ml != 1
 
     def of(self, metric: MetricText) -> MetricText:
         """The text of a metric in these units.
@@ -125,21 +157,32 @@ class Units:
         >>> units_of({"plane_unit": "mm"}).of(metric_text("reference_ml")).heading
         'Reference area (mm²)'
         """
-        if self.size == "ml":
+        if not self.planar:
             return metric
+        title, meaning = PLANAR.get(metric.key, (metric.title, metric.meaning))
         unit = {"mm": self.distance, "ml": self.size}.get(metric.unit, metric.unit)
-        title = metric.title.replace("volume", "area").replace("Volume", "Area")
-        meaning = metric.meaning.replace("voxel", "pixel").replace("Volume", "Area")
-        meaning = meaning.replace("in millilitres", f"in {self.size}").replace("by area", "by length")
-        return replace(metric, unit=unit, title=title, meaning=meaning)
+        digits = self.size_digits if metric.unit == "ml" else metric.digits
+        return replace(metric, title=title, unit=unit, digits=digits, meaning=meaning)
+
+    def attribute(self, name: str) -> str:
+        """What a column of subgroups is called; thirds by size are called after volumes in the files.
+
+        >>> units_of({"plane_unit": "px"}).attribute("reference volume")
+        'Reference area'
+        >>> Units().attribute("scanner_type")
+        'Scanner type'
+        """
+        own = f"reference {self.size_name}" if name == "reference volume" else name
+        words = own.replace("_", " ")
+        return words[:1].upper() + words[1:]
 
 
-def units_of(summary: Mapping[str, Any]) -> Units:
-    """The units of an evaluation, by ``plane_unit`` of its ``summary.json``."""
-    plane = summary.get("plane_unit")
+def units_of(content: Mapping[str, Any]) -> Units:
+    """The units of an evaluation or a comparison, by ``plane_unit`` of its JSON."""
+    plane = content.get("plane_unit")
     if not plane:
         return Units()
-    return Units(plane, "px" if plane == "px" else f"{plane}²", "area", "pixel", 1000)
+    return Units(plane, "px" if plane == "px" else f"{plane}²", "area", 1, "pixel", "outline", 1000)
 
 
 def metric_text(key: str, units: Units | None = None) -> MetricText:

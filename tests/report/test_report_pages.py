@@ -331,7 +331,7 @@ def test_charts_are_what_plotly_accepts():
     made = [
         *charts.training_charts(training).values(),
         charts.calibration_chart(calibration, palette_of([])),
-        charts.confusion_chart(["background", "a"], [[90, 10], [0, 0]]),
+        charts.confusion_chart(["background", "a"], [[90, 10], [0, 0]], unit="voxels"),
     ]
     figures = [go.Figure(chart) for chart in made]
     assert [len(figure.data) for figure in figures] == [1, 1, 2, 1]
@@ -401,7 +401,7 @@ def test_a_comparison_says_who_is_better_where():
 
 def test_distances_are_better_when_lower():
     verdict = comparison_verdict(content(pair("l", -3.0, significant=True, metric="hd95_mm"), metric="hd95_mm"))
-    assert verdict.sentences[1] == "A has the lower (better) HD95 than B in 1 of 1 structure (l by 3.0, p = 0.004)."
+    assert verdict.sentences[1] == "A has the lower (better) HD95 than B in 1 of 1 structure (l by 3.0 mm, p = 0.004)."
     assert (verdict.figure, verdict.figure_name) == ("A", "ranks first by HD95")
 
 
@@ -413,7 +413,7 @@ def test_infinite_distances_are_told_by_their_medians():
     verdict = comparison_verdict(content(missed, metric="hd95_mm"))
     assert verdict.figure == "A"
     assert verdict.sentences[1] == (
-        "A has the lower (better) HD95 than B in 1 of 1 structure (l by 2.5 in the median, p = 0.004)."
+        "A has the lower (better) HD95 than B in 1 of 1 structure (l by 2.5 mm in the median, p = 0.004)."
     )
     assert verdict.warnings[1:] == (
         "HD95 is infinite for B, since only one side has the structure: l 4×. "

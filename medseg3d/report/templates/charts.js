@@ -28,15 +28,15 @@ Report.ready(async () => {
     if (data.labels.length < 2) return;
     picker.hidden = false;
     const chips = make("div", { class: "chips", role: "group", "aria-label": "Structures in the charts" });
+    // A structure's name in the table of structures leads to its distribution.
+    for (const row of document.querySelectorAll("#labels tr[data-key]")) row.querySelector("a")?.addEventListener("click", () => choose(row.dataset.key));
     for (const label of data.labels) {
       const chip = make("button", { type: "button", class: "chip" }, make("span", { class: "swatch", style: `background:${label.colour}` }), label.name);
       chip.dataset.name = label.name;
       chip.addEventListener("click", () => {
-        if (chosen.has(label.name)) { if (chosen.size > 1) chosen.delete(label.name); } else {
-          if (chosen.size >= MOST) chosen.delete(chosen.values().next().value);
-          chosen.add(label.name);
-        }
-        follow();
+        if (!chosen.has(label.name)) return choose(label.name);
+        if (chosen.size > 1) chosen.delete(label.name);
+        return follow();
       });
       chips.append(chip);
     }
@@ -48,6 +48,13 @@ Report.ready(async () => {
       picker.append(search, make("span", { class: "small" }, `The ${MOST} with the lowest median Dice are chosen; up to ${MOST} at once.`));
     }
     picker.append(chips);
+  }
+
+  function choose(name) {
+    if (chosen.has(name)) return null;
+    if (chosen.size >= MOST) chosen.delete(chosen.values().next().value);
+    chosen.add(name);
+    return follow();
   }
 
   const markChips = () => document.querySelectorAll("#label-picker .chip").forEach((chip) => chip.setAttribute("aria-pressed", String(chosen.has(chip.dataset.name))));
@@ -133,15 +140,16 @@ Report.ready(async () => {
     const missed = (i) => data.status[label][i] === "m" || data.status[label][i] === "x";
     return [[{
       type: "scatter", mode: "markers", x: known.map((i) => (ours[i] + truth[i]) / 2), y: known.map((i) => ours[i] - truth[i]),
-      customdata: known, text: known.map((i) => data.cases[i]), hovertemplate: `%{text}<br>mean %{x:.2f} ${data.size.unit}, difference %{y:.2f} ${data.size.unit}<extra></extra>`,
+      customdata: known, text: known.map((i) => data.cases[i]), hovertemplate: `%{text}<br>mean %{x:.${data.size.digits}f} ${data.size.unit}, difference %{y:.${data.size.digits}f} ${data.size.unit}<extra></extra>`,
       marker: { color: colours.get(label), size: 7, symbol: known.map((i) => (missed(i) ? "x" : "circle")), line: { color: INK, width: 0.7 }, opacity: 0.85 },
     }], layout];
   }
 
   function agreementWords(own) {
     if (typeof own?.bias_ml !== "number") return "No bias: too few cases.";
-    const limits = own.limits_ml?.every((v) => v !== null) ? `, limits of agreement ${number(own.limits_ml[0], 2)} to ${number(own.limits_ml[1], 2)} ${data.size.unit}` : "";
-    return `Bias ${number(own.bias_ml, 2)} ${data.size.unit}${limits}`;
+    const { unit, digits } = data.size;
+    const limits = own.limits_ml?.every((v) => v !== null) ? `, limits of agreement ${number(own.limits_ml[0], digits)} to ${number(own.limits_ml[1], digits)} ${unit}` : "";
+    return `Bias ${number(own.bias_ml, digits)} ${unit}${limits}`;
   }
 
   async function drawAgreement() {
@@ -163,7 +171,7 @@ Report.ready(async () => {
     const isOpen = next?.classList.contains("detail");
     if (isOpen) { if (!open) next.remove(); return; }
     const index = data.cases.indexOf(row.dataset.key);
-    const shown = [...data.metrics.filter((m) => m.key !== "relative_volume_difference"), { key: "volume_ml", heading: `${data.size.name[0].toUpperCase()}${data.size.name.slice(1)} (${data.size.unit})`, digits: 2 }, { key: "reference_ml", heading: `Reference (${data.size.unit})`, digits: 2 }].filter((m) => data.values[m.key]);
+    const shown = [...data.metrics.filter((m) => m.key !== "relative_volume_difference"), { key: "volume_ml", heading: `${data.size.name[0].toUpperCase()}${data.size.name.slice(1)} (${data.size.unit})`, digits: data.size.digits }, { key: "reference_ml", heading: `Reference (${data.size.unit})`, digits: data.size.digits }].filter((m) => data.values[m.key]);
     const head = make("tr", {}, make("th", { scope: "col" }, "Structure"), make("th", { scope: "col" }, ""), ...shown.map((m) => make("th", { scope: "col", class: "n" }, m.heading)));
     const body = data.labels.filter((label) => ![" ", "e"].includes(data.status[label.name][index])).map((label) => {
       const status = data.status[label.name][index];

@@ -33,10 +33,12 @@ Report.ready(async () => {
     const data = await Report.unpack(article.dataset.payload);
     const [nx, ny, nz] = data.shape, step = [1, nx, nx * ny];
     const Type = data.wide ? Uint16Array : Uint8Array;
-    const grey = data.image && (await greyOf(data.image, data.shape));
+    const grey = data.image && (await greyOf(data.image, [nx, ny, nz * (data.image.colours ? 3 : 1)]));
     const maps = Object.fromEntries(data.maps.map((map) => [map.name, numbersOf(map.voxels, Type)]));
     const columns = [...(grey ? ["image"] : []), ...Object.keys(maps)];
     const colours = data.labels.map((label) => rgb(label.colour));
+    // The structures that a value of a map belongs to; several where they overlap.
+    const held = [[], ...data.held];
     const state = { at: [...data.centre], contours: true, fill: 0, both: false, hidden: new Set(), low: 0, high: 1 };
     const box = article.querySelector("[data-role=planes]");
     box.replaceChildren();
@@ -48,7 +50,10 @@ Report.ready(async () => {
     const width = (p) => data.shape[p.across] * data.spacing[p.across], height = (p) => data.shape[p.down] * data.spacing[p.down];
     const planes = data.plane_unit ? PLANES.slice(0, 1) : PLANES;
     const widest = Math.max(...planes.map(width));
-    const cell = (p, voxels, column, row) => voxels[state.at[p.axis] * step[p.axis] + (data.shape[p.across] - 1 - column) * step[p.across] + (data.shape[p.down] - 1 - row) * step[p.down]];
+    const indexOf = (p, column, row) => state.at[p.axis] * step[p.axis] + (data.shape[p.across] - 1 - column) * step[p.across] + (data.shape[p.down] - 1 - row) * step[p.down];
+    const cell = (p, voxels, column, row) => voxels[indexOf(p, column, row)];
+    // Of colours, the slices of green and blue follow those of red.
+    const shades = (index) => (data.image.colours ? [0, 1, 2].map((part) => shade[grey[index + part * nx * ny * nz]]) : Array(3).fill(shade[grey[index]]));
 
     function draw(canvas, p, name) {
       const ratio = Math.min(2, devicePixelRatio || 1);
@@ -66,11 +71,9 @@ Report.ready(async () => {
       const small = new OffscreenCanvas(columnsN, rowsN), pen = small.getContext("2d"), pixels = pen.createImageData(columnsN, rowsN);
       const map = maps[name];
       for (let row = 0, i = 0; row < rowsN; row++) for (let column = 0; column < columnsN; column++, i += 4) {
-        let value = grey ? shade[cell(p, grey, column, row)] : 24;
-        let colour = [value, value, value];
+        let colour = grey ? shades(indexOf(p, column, row)) : [24, 24, 24];
         if (map && state.fill) {
-          const label = cell(p, map, column, row);
-          if (label && !state.hidden.has(label)) colour = colours[label - 1].map((c) => c * state.fill + value * (1 - state.fill));
+          for (const structure of held[cell(p, map, column, row)]) if (!state.hidden.has(structure)) colour = colours[structure].map((c, k) => c * state.fill + colour[k] * (1 - state.fill));
         }
         pixels.data[i] = colour[0]; pixels.data[i + 1] = colour[1]; pixels.data[i + 2] = colour[2]; pixels.data[i + 3] = 255;
       }
@@ -85,37 +88,38 @@ Report.ready(async () => {
       annotate(context, p, w, h, scale, left, top, sx, sy, ratio);
     }
 
-    // Edges of voxels where the label changes, half a line inside, so that both of two touching structures are seen.
+    // Edges of voxels where a structure ends, half a line inside, so that both of two touching structures are seen.
     function contour(context, p, map, left, top, sx, sy, ratio, dashed) {
       const columnsN = data.shape[p.across], rowsN = data.shape[p.down], paths = new Map();
       const line = (dashed ? 1.2 : 1.6) * ratio, inset = Math.min(line / 2, sx / 4, sy / 4);
       const at = (column, row) => (column < 0 || row < 0 || column >= columnsN || row >= rowsN ? 0 : cell(p, map, column, row));
       for (let row = 0; row < rowsN; row++) for (let column = 0; column < columnsN; column++) {
-        const label = at(column, row);
-        if (!label || state.hidden.has(label)) continue;
-        const x = left + column * sx, y = top + row * sy;
-        if (!paths.has(label)) paths.set(label, new Path2D());
-        const path = paths.get(label);
-        const same = (dx, dy) => at(column + dx, row + dy) === label;
-        // How far an end moves to meet the line around the corner: inwards at an outer corner, beyond at an inner one.
-        const end = (dx, dy, ex, ey) => (!same(ex, ey) ? -inset : same(dx + ex, dy + ey) ? inset : 0);
-        for (const side of [-1, 1]) {
-          if (!same(side, 0)) {
-            const edge = side < 0 ? x + inset : x + sx - inset;
-            path.moveTo(edge, y - end(side, 0, 0, -1));
-            path.lineTo(edge, y + sy + end(side, 0, 0, 1));
-          }
-          if (!same(0, side)) {
-            const edge = side < 0 ? y + inset : y + sy - inset;
-            path.moveTo(x - end(0, side, -1, 0), edge);
-            path.lineTo(x + sx + end(0, side, 1, 0), edge);
+        const value = at(column, row), x = left + column * sx, y = top + row * sy;
+        for (const structure of held[value]) {
+          if (state.hidden.has(structure)) continue;
+          if (!paths.has(structure)) paths.set(structure, new Path2D());
+          const path = paths.get(structure);
+          const same = (dx, dy) => { const other = at(column + dx, row + dy); return other === value || held[other].includes(structure); };
+          // How far an end moves to meet the line around the corner: inwards at an outer corner, beyond at an inner one.
+          const end = (dx, dy, ex, ey) => (!same(ex, ey) ? -inset : same(dx + ex, dy + ey) ? inset : 0);
+          for (const side of [-1, 1]) {
+            if (!same(side, 0)) {
+              const edge = side < 0 ? x + inset : x + sx - inset;
+              path.moveTo(edge, y - end(side, 0, 0, -1));
+              path.lineTo(edge, y + sy + end(side, 0, 0, 1));
+            }
+            if (!same(0, side)) {
+              const edge = side < 0 ? y + inset : y + sy - inset;
+              path.moveTo(x - end(0, side, -1, 0), edge);
+              path.lineTo(x + sx + end(0, side, 1, 0), edge);
+            }
           }
         }
       }
       context.lineCap = dashed ? "butt" : "square";
       context.setLineDash(dashed ? [2 * ratio, 3.5 * ratio] : []);
-      for (const [label, path] of paths) {
-        context.strokeStyle = dashed ? "#fff" : data.labels[label - 1].colour;
+      for (const [structure, path] of paths) {
+        context.strokeStyle = dashed ? "#fff" : data.labels[structure].colour;
         context.lineWidth = line;
         context.stroke(path);
       }
@@ -207,11 +211,11 @@ Report.ready(async () => {
       check("the other side, dotted", false, (on) => { state.both = on; }),
       range("fill", 0, 0.8, 0.05, 0, (v) => { state.fill = v; }, (v) => `${Math.round(100 * v)} %`)[0]));
     const present = new Set();
-    for (const map of Object.values(maps)) for (const label of map) if (label) present.add(label);
+    for (const map of Object.values(maps)) for (const value of new Set(map)) held[value].forEach((structure) => present.add(structure));
     const legend = make("div", { class: "legend", role: "group", "aria-label": "Structures in the pictures" });
     data.labels.forEach((label, i) => {
-      if (!present.has(i + 1)) return;
-      const entry = check("", true, (on) => { state.hidden[on ? "delete" : "add"](i + 1); showSurfaces?.(); });
+      if (!present.has(i)) return;
+      const entry = check("", true, (on) => { state.hidden[on ? "delete" : "add"](i); showSurfaces?.(); });
       entry.append(make("span", { class: "swatch", style: `background:${label.colour}` }), label.name);
       legend.append(entry);
     });
@@ -220,7 +224,12 @@ Report.ready(async () => {
     for (const p of planes) {
       const row = make("div", { class: "plane-row" });
       for (const name of columns) {
-        const canvas = make("canvas", { tabindex: "0", role: "img", "aria-label": `${p.name} plane, ${name}, case ${data.case}` });
+        const canvas = make("canvas", { role: "img", "aria-label": `${data.plane_unit ? "" : `${p.name} plane, `}${name}, case ${data.case}` });
+        canvases.push([canvas, p, name]);
+        row.append(canvas);
+        if (data.plane_unit) continue; // a picture has no other planes to go to
+        canvas.classList.add("steers");
+        canvas.setAttribute("tabindex", "0");
         const move = (by) => goTo(state.at.map((v, axis) => (axis === p.axis ? v + by : v)));
         canvas.addEventListener("click", (event) => {
           const area = canvas.getBoundingClientRect(), ratio = canvas.width / area.width;
@@ -239,8 +248,6 @@ Report.ready(async () => {
           const by = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 10, PageDown: -10 }[event.key];
           if (by) { event.preventDefault(); move(by); }
         });
-        canvases.push([canvas, p, name]);
-        row.append(canvas);
       }
       const slider = make("input", { type: "range", min: "0", max: String(data.shape[p.axis] - 1), step: "1", "aria-label": `${p.name} slice` });
       const output = make("output", {});
@@ -271,7 +278,7 @@ Report.ready(async () => {
         hovertemplate: `${s.name}, ${s.side}<extra></extra>`.replace(/[%]/g, "&#37;"),
       };
     };
-    const visible = (mesh) => sidesShown[mesh.meta[1]] && !state.hidden.has(data.labels.findIndex((label) => label.name === mesh.meta[0]) + 1);
+    const visible = (mesh) => sidesShown[mesh.meta[1]] && !state.hidden.has(data.labels.findIndex((label) => label.name === mesh.meta[0]));
     let showSurfaces = () => { if (meshes && target.data) Plotly.restyle(target, { visible: meshes.map(visible) }); };
     const axis = (title) => ({ title: { text: title, font: { size: 11 } }, showbackground: false, gridcolor: "#e4e8ee", zeroline: false, tickfont: { size: 10 }, nticks: 5 });
     async function drawSurfaces() {
