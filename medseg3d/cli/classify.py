@@ -73,7 +73,7 @@ def classify(
 
       medseg3d classify xrays/ answers/ --bundle image_classification_2d --weights runs/fold0/best.pt
 
-      medseg3d classify chest.dcm answers/ --bundle image_classification_2d --tta --overlays -1
+      medseg3d classify chest.dcm answers/ --bundle image_classification_2d --weights best.pt --tta --overlays -1
 
       medseg3d classify xray.json answers/ --bundle bundles/my_bundle --device cpu
     """

@@ -78,7 +78,7 @@ def detect(
 
       medseg3d detect smears/ cells/ --bundle image_detection_2d --weights runs/fold0/best.pt
 
-      medseg3d detect slide.tif cells/ --bundle image_detection_2d --tile 480x640
+      medseg3d detect slide.tif cells/ --bundle image_detection_2d --weights runs/fold0/best.pt --tile 480x640
 
       medseg3d detect cells.json found/ --bundle bundles/my_bundle --pictures 10 --device cpu
     """
