@@ -29,9 +29,10 @@ from medseg3d.inference.calibration import (
 )
 from medseg3d.inference.checks import plain
 from medseg3d.inference.class_tables import Classified, CountingBar, print_predictions, write_predictions
+from medseg3d.inference.failures import CASE_ERRORS, reason, reraise_if_general
 from medseg3d.inference.gradcam import AttentionMaps, write_overlay
+from medseg3d.inference.origin import bundle_identity, device_name
 from medseg3d.inference.report import make_console
-from medseg3d.inference.segmenter import CASE_ERRORS, bundle_identity, device_name, reason, reraise_if_general
 from medseg3d.inference.views import View, views_of
 from medseg3d.inference.weights import load_weights
 from medseg3d.metrics.classification import choose_threshold

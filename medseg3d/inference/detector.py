@@ -23,8 +23,9 @@ from medseg3d.images import read_image
 from medseg3d.inference.box_tables import DetectedImage, coco_content, common_folder, draw_detections, write_tables
 from medseg3d.inference.checks import plain
 from medseg3d.inference.counting import Thresholds, choose_thresholds, read_thresholds, write_thresholds
+from medseg3d.inference.failures import CASE_ERRORS, reason, reraise_if_general
+from medseg3d.inference.origin import bundle_identity, device_name
 from medseg3d.inference.report import make_console
-from medseg3d.inference.segmenter import CASE_ERRORS, bundle_identity, device_name, reason, reraise_if_general
 from medseg3d.inference.weights import load_weights
 from medseg3d.metrics.detection import Boxes
 from medseg3d.options import flag

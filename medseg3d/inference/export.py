@@ -5,6 +5,7 @@ Every file is written under a temporary name in the same folder and renamed, so 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from medseg3d.errors import CaseError
 from medseg3d.files import whole_or_not_at_all, write_json
 from medseg3d.inference.cases import ImageHeader
 
-__all__ = ["mask_path", "sidecar_path", "write_nifti", "write_sidecar"]
+__all__ = ["mask_path", "read_sidecar", "sidecar_path", "write_nifti", "write_sidecar"]
 
 # The fields by which a NIfTI header places voxels in space. They are copied bit by bit: writing a quaternion back from
 # a matrix would round it, and some viewers read the sform, others the qform.
@@ -59,6 +60,15 @@ def write_nifti(path: Path, voxels: NDArray[Any], image: ImageHeader) -> None:
         header["pixdim"] = pixdim
     with whole_or_not_at_all(path) as temporary:
         nibabel.save(nibabel.Nifti1Image(voxels, None, header), temporary)
+
+
+def read_sidecar(folder: Path, name: str) -> dict[str, Any]:
+    """The sidecar of a case; empty where there is none that can be read."""
+    try:
+        content = json.loads(sidecar_path(folder, name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_sidecar(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 
 from medseg3d.engines.device import autocast
 from medseg3d.engines.memory import keep_freed_memory
-from medseg3d.errors import CaseError, ConfigError, MedsegError, OutputError
+from medseg3d.errors import CaseError, ConfigError
 from medseg3d.geometry import voxel_volume_ml
 from medseg3d.inference.cases import ImageHeader, image_paths, read_image_header, source_of
 from medseg3d.inference.checks import check_values, checked_mask, input_channels, mask_findings, plain
@@ -34,9 +32,18 @@ from medseg3d.inference.ensemble import (
     pool_on_image_grid,
     stand_in,
 )
-from medseg3d.inference.export import mask_path, refuse_overwriting, sidecar_path, write_nifti, write_sidecar
+from medseg3d.inference.export import (
+    mask_path,
+    read_sidecar,
+    refuse_overwriting,
+    sidecar_path,
+    write_nifti,
+    write_sidecar,
+)
+from medseg3d.inference.failures import CASE_ERRORS, reason, reraise_if_general
 from medseg3d.inference.grid import map_to_image_grid
 from medseg3d.inference.maps import write_maps
+from medseg3d.inference.origin import bundle_identity, device_name
 from medseg3d.inference.report import CaseResult, SegmentReport, case_progress, make_console, print_report
 from medseg3d.inference.studies import (
     DICOM_FORMATS,
@@ -51,12 +58,9 @@ from medseg3d.inference.weights import combined_sha256
 from medseg3d.options import flag
 from medseg3d.volume import case_name
 
-__all__ = ["CASE_ERRORS", "Segmenter", "bundle_identity", "reraise_if_general"]
+__all__ = ["Segmenter"]
 
 logger = logging.getLogger(__name__)
-
-# What reading, transforming and predicting one case may raise; MONAI wraps most of it in RuntimeError.
-CASE_ERRORS = (CaseError, RuntimeError, ValueError, OSError, EOFError, IndexError)
 
 
 @dataclass(frozen=True)
@@ -388,65 +392,7 @@ def _plan(
     return _Plan(Members(network, weights, copies=copies).to(device), inferer)
 
 
-def reason(error: BaseException) -> str:
-    """Why a case failed, from an exception that libraries have wrapped: the innermost one, or ours.
-
-    >>> try:
-    ...     raise RuntimeError("applying transform LoadImaged") from EOFError("Compressed file ended early")
-    ... except RuntimeError as wrapped:
-    ...     reason(wrapped)
-    'Compressed file ended early (EOFError)'
-    """
-    while not isinstance(error, MedsegError) and (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    if isinstance(error, MedsegError):
-        return str(error)
-    return f"{' '.join(str(error).split()) or 'no message'} ({type(error).__name__})"
-
-
-def reraise_if_general(error: BaseException) -> None:
-    """Let through, from under MONAI's wrapping, an error of ours that concerns every case and not this one.
-
-    A mask that cannot be written fails its own case: the next may be smaller, or the disk be freed.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MedsegError) and not isinstance(cause, CaseError | OutputError):
-            raise cause
-        cause = cause.__cause__
-
-
 def _is_out_of_memory(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, torch.cuda.OutOfMemoryError):
         error = error.__cause__
     return error is not None
-
-
-def bundle_identity(metadata: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
-    """Name and version of the bundle for the sidecar; a bundle without a name has that of its folder."""
-    name = None
-    if isinstance(metadata, (str, Path)):
-        path = Path(metadata)
-        try:
-            metadata = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: the bundle's metadata cannot be read ({error}).") from error
-        name = path.resolve().parent.parent.name
-    content: Mapping[str, Any] = metadata if isinstance(metadata, Mapping) else {}
-    return {
-        "bundle": content.get("name", name),
-        "bundle_version": content.get("version"),
-        "medseg3d_version": version("medseg3d"),
-    }
-
-
-def read_sidecar(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(sidecar_path(folder, name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

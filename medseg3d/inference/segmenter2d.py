@@ -18,11 +18,12 @@ from medseg3d.errors import CaseError, ConfigError, UsageError
 from medseg3d.files import write_json
 from medseg3d.images import ImageRef, read_image, read_mask
 from medseg3d.inference.checks import plain
-from medseg3d.inference.export import sidecar_path
+from medseg3d.inference.export import read_sidecar, sidecar_path
+from medseg3d.inference.origin import device_name
 from medseg3d.inference.outputs2d import entropy, indexed, save_image, segment_info, write_instances
 from medseg3d.inference.report import SegmentReport
 from medseg3d.inference.report2d import ImageResult, print_report
-from medseg3d.inference.segmenter import Segmenter, device_name, read_sidecar
+from medseg3d.inference.segmenter import Segmenter
 from medseg3d.instances import Instance, Panoptic, count_instances, measure, panoptic, panoptic_to_rgb
 from medseg3d.masks2d import mask_files, mask_layers, read_layers
 from medseg3d.options import flag
