@@ -20,6 +20,8 @@ class ScaleChannelsd(MapTransform):
     For quantities whose numbers mean the same in every patient, as Hounsfield units and SUV do. Statistics of the
     image, as a z-score takes them, would make a value depend on how much of the tumour is in the picture.
 
+    A channel that is 0 everywhere, as one is that a case lacks, becomes −1 everywhere, whatever its range.
+
     Args:
         keys: images of shape (channel, i, j, k).
         ranges: (lowest, highest) value of each channel, in the channel's own unit.
@@ -53,4 +55,6 @@ class ScaleChannelsd(MapTransform):
             raise CaseError(f"The image has {len(image)} channel(s), ranges are given for {len(self.ranges)}. Give one "
                             "file a channel, or the channels that the images have.")  # fmt: skip
         low, high = (image.new_tensor(bounds).reshape(-1, 1, 1, 1) for bounds in zip(*self.ranges, strict=True))
-        return ((image - low) / (high - low) * 2 - 1).clamp(-1, 1)
+        scaled = ((image - low) / (high - low) * 2 - 1).clamp(-1, 1)
+        scaled[[not bool(channel.any()) for channel in image]] = -1
+        return scaled

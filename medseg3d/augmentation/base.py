@@ -36,21 +36,26 @@ class ChannelTransform(ABC):
     Attributes:
         prob: probability that a sample is changed.
         channel_prob: probability that a channel of such a sample is.
+        channels: places of the channels that may be changed, from 0 on; None for all. A place that a sample does not
+            have is passed over.
     """
 
     prob: float
     channel_prob: float = 1.0
+    channels: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("prob", self.prob), ("channel_prob", self.channel_prob)):
             if not 0 <= value <= 1:
                 raise UsageError(f"{type(self).__name__}: {name} is {value}; a probability is between 0 and 1.")
+        if self.channels is not None and min(self.channels, default=0) < 0:
+            raise UsageError(f"{type(self).__name__}: channels is {list(self.channels)}; they are counted from 0.")
 
     def __call__(
         self, image: torch.Tensor, label: torch.Tensor, random: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if random.random() < self.prob:
-            for channel in image:
+            for channel in image if self.channels is None else (image[i] for i in self.channels if i < len(image)):
                 if random.random() < self.channel_prob and bool(channel.any()):
                     channel.copy_(self.changed(channel, random))
         return image, label

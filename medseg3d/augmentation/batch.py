@@ -16,6 +16,10 @@ STREAM = 1
 """Keeps these draws apart from those that the same seed gave when the patch was read."""
 
 
+ROUNDING = 1e-5
+"""A constant that was interpolated differs by less."""
+
+
 class BatchAugmentation:
     """Apply transforms to the samples of a batch, on the device where the batch is.
 
@@ -25,6 +29,8 @@ class BatchAugmentation:
 
     Args:
         transforms: applied in this order.
+        absent: what a channel is filled with that a case lacks. Transforms are shown 0 there, which they leave alone
+            and which ``DropChannels`` writes.
 
     >>> from medseg3d.augmentation import Brightness
     >>> augment = BatchAugmentation([Brightness(prob=1.0, factor=(2.0, 2.0))])
@@ -33,8 +39,9 @@ class BatchAugmentation:
     tensor(2.)
     """
 
-    def __init__(self, transforms: Iterable[SampleTransform]) -> None:
+    def __init__(self, transforms: Iterable[SampleTransform], *, absent: float = 0.0) -> None:
         self.transforms = list(transforms)
+        self.absent = float(absent)
 
     @torch.no_grad()
     def __call__(
@@ -61,9 +68,20 @@ class BatchAugmentation:
 
     def _augment(self, image: torch.Tensor, label: torch.Tensor, place: int, random: np.random.Generator) -> None:
         sample, labels = image[place], label[place]
+        was_zero = _is_constant(sample, 0.0) if self.absent else None
+        if was_zero is not None:
+            sample[_is_constant(sample, self.absent)] = 0
         for transform in self.transforms:
             sample, labels = transform(sample, labels, random)
+        if was_zero is not None:
+            sample[_is_constant(sample, 0.0) & ~was_zero] = self.absent
         image[place], label[place] = sample, labels
+
+
+def _is_constant(image: torch.Tensor, value: float) -> torch.Tensor:
+    """Of each channel, whether it is ``value`` everywhere."""
+    low, high = torch.aminmax(image.flatten(1), dim=1)
+    return (low >= value - ROUNDING) & (high <= value + ROUNDING)
 
 
 def _numbers(seeds: torch.Tensor | Sequence[int]) -> list[int]:

@@ -35,16 +35,23 @@ class GaussianNoise(ChannelTransform):
 
 @dataclass(frozen=True, kw_only=True)
 class Brightness(ChannelTransform):
-    """Multiply by a factor in ``factor``, as often below 1 as above. nnU-Net: probability 0.15, 0.75 to 1.25."""
+    """Multiply by a factor in ``factor``, as often below 1 as above. nnU-Net: probability 0.15, 0.75 to 1.25.
+
+    Attributes:
+        about: the value that stays. Where an image is scaled so that another number than 0 stands for nothing (no
+            uptake, no signal), it is that number.
+    """
 
     factor: Range = (0.75, 1.25)
+    about: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_range(self, "factor", self.factor, lowest=0)
 
     def changed(self, channel: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-        return channel * about_one(random, self.factor)
+        factor = about_one(random, self.factor)
+        return (channel - self.about).mul_(factor).add_(self.about) if self.about else channel * factor
 
 
 @dataclass(frozen=True, kw_only=True)

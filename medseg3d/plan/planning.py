@@ -178,6 +178,7 @@ class _Planner:
             "channels": Value(list(fingerprint.channels), "As the data list names them, in its order."),
             "normalize": normalisation.normalize(fingerprint),
             "background": normalisation.background(fingerprint),
+            "absent": Value(0.0, "A channel that a case lacks is 0 everywhere, and normalised it still is."),
         }
         if self.regions:
             by = "data list" if fingerprint.regions else "bundle"
