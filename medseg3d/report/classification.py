@@ -27,7 +27,7 @@ from medseg3d.report.images import (
     pictures_of,
     rate_cell,
     scope,
-    threshold_table,
+    threshold_tables,
     verdict_of,
     warnings_of,
     write_report,
@@ -72,7 +72,7 @@ def write_classification_report(out_dir: str | Path) -> Path:
             Plot("roc", "ROC curves; on the dashed line a classifier guesses."),
             Plot("pr", "Precision-recall curves."))),
         Part("thresholds", "Operating points", "What other thresholds would give on these images.",
-             tables=tuple(threshold_table(name, label, RATES) for name, label in summary["labels"].items())),
+             tables=threshold_tables(summary["labels"], RATES)),
         *part_if(any(label["calibration"] for label in summary["labels"].values()), Part(
             "calibration", "Calibration", "Whether a score is as frequent as it claims.",
             charts=(Plot("calibration-chart", "Reliability diagram; on the dashed line the claims hold."),),

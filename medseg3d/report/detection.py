@@ -26,7 +26,7 @@ from medseg3d.report.images import (
     pictures_of,
     rate_cell,
     scope,
-    threshold_table,
+    threshold_tables,
     verdict_of,
     warnings_of,
     write_report,
@@ -69,6 +69,7 @@ def write_detection_report(out_dir: str | Path) -> Path:
     cases = read_table(folder / "cases.csv", made_by=made_by)
     palette = palette_for(summary)
     pictures, note = _pictures_with_boxes(summary, cases, palette)
+    known = {name: label for name, label in summary["labels"].items() if label["boxes"]}
     parts = [
         Part("classes", "Classes", f"Counts and rates at a score of {summary['threshold']:g} and an overlap of "
              f"{summary['iou']:g}. Intervals come from drawing patients anew.",
@@ -77,9 +78,11 @@ def write_detection_report(out_dir: str | Path) -> Path:
             Plot("pr", "Precision over sensitivity, at an overlap of 0.5."),
             Plot("froc", "FROC: sensitivity over false positives an image."))),
         Part("counts", "Counts", "Boxes an image: found against true.", charts=(
-            Plot("count-chart", "Every point is an image; on the dashed line the count is right."),)),
-        Part("thresholds", "Operating points", "What other thresholds would give on these images.",
-             tables=tuple(threshold_table(name, label, DETECTION_RATES) for name, label in summary["labels"].items())),
+            Plot("count-chart", "A point is all images with these two numbers, larger the more they are; on the dashed "
+                 "line the count is right."),)),
+        *part_if(known, Part(
+            "thresholds", "Operating points", "What other thresholds would give on these images.",
+            tables=threshold_tables(known, DETECTION_RATES))),
         *part_if(pictures or note, Part("pictures", "Worst, median and best images",
              "A solid box was found, a dashed one overlooked, a dotted one is false. Point at one for its score.",
              pictures=pictures, legend=tuple(palette.by_name.items()), note=note)),
@@ -167,6 +170,7 @@ def count_chart(cases: pd.DataFrame, palette: Palette) -> dict[str, Any]:
     most = float(cases[["reference", "predicted"]].to_numpy().max(initial=1))
     points = [_count_points(str(name), rows, palette) for name, rows in cases.groupby("label", sort=False)]
     layout = charts.layout("boxes in the reference", "boxes found", height=420, showlegend=len(points) > 1)
+    layout["legend"]["itemsizing"] = "constant"
     for axis in ("xaxis", "yaxis"):
         layout[axis] |= {"range": [-0.06 * most - 0.2, 1.06 * most + 0.2], **({"dtick": 1} if most <= 10 else {})}
     return {"data": [diagonal(most), *points], "layout": layout}

@@ -36,7 +36,7 @@ __all__ = [
     "pictures_of",
     "rate_cell",
     "scope",
-    "threshold_table",
+    "threshold_tables",
     "verdict_of",
     "warnings_of",
     "write_report",
@@ -46,6 +46,7 @@ KINDS = {"medseg3d.classification/1": "Classification of images", "medseg3d.dete
 DASHES = ("solid", "dash", "dot", "dashdot")  # so that curves differ in grey as well
 SHOWN_PICTURES = 8
 SHOWN_CASES = 20
+FEW_CLASSES, OPEN_ROWS, OPEN_ROWS_OF_MANY = 4, 11, 3
 
 
 @dataclass(frozen=True)
@@ -143,12 +144,18 @@ def name_cell(name: str, palette: Palette) -> Cell:
     return Cell(name, colour=palette.by_name[name])
 
 
-def threshold_table(name: str, label: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
+def threshold_tables(labels: Mapping[str, Any], titles: Mapping[str, str]) -> tuple[Table, ...]:
+    """Rates at other thresholds, a table a class; of many classes few rows are open at first."""
+    shown = OPEN_ROWS if len(labels) <= FEW_CLASSES else OPEN_ROWS_OF_MANY
+    return tuple(_threshold_table(name, label, titles, shown) for name, label in labels.items())
+
+
+def _threshold_table(name: str, label: Mapping[str, Any], titles: Mapping[str, str], shown: int) -> Table:
     columns = (Column("Threshold", True), *(Column(title, True) for title in titles.values()))
     rows = tuple(
         Row((amount(row["threshold"], 2), *(amount(row[key]) for key in titles))) for row in label["thresholds"]
     )
-    return Table(anchor("thresholds", name), columns, rows, caption=name, shown=11)
+    return Table(anchor("thresholds", name), columns, rows, caption=name, shown=shown)
 
 
 def image_table(cases: pd.DataFrame) -> Table:
@@ -183,9 +190,10 @@ def curves_chart(
         for i, (name, c) in enumerate(curves.items())
         if any(value is not None for value in c["y"])
     ]  # fmt: skip
-    layout = charts.layout(x, y, height=420, showlegend=len(curves) > 1)
+    lines_of_legend = -(-len(curves) // 2)
+    layout = charts.layout(x, y, height=400 + 20 * lines_of_legend, showlegend=len(curves) > 1)
     if not data:
-        layout["annotations"] = [charts.nothing("No class has a curve here: none has both kinds of images, or boxes.")]
+        layout["annotations"] = [charts.nothing("No class has a curve here.")]
     for axis in ("xaxis", "yaxis") if unit_x else ("yaxis",):
         layout[axis]["range"] = [-0.02, 1.02]
     return {"data": data, "layout": layout}

@@ -139,36 +139,38 @@ def test_combinations_that_no_pixel_has_are_not_in_the_confusion():
     assert occurring(None, []) is None
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: the report cannot be opened in a browser")
-class TestInABrowser:
-    @pytest.fixture(scope="class")
-    def page(self, in_pixels: Path) -> Iterator[Page]:
-        with Page(in_pixels / "report.html") as opened:
-            yield opened
+@pytest.fixture(scope="module")
+def page(in_pixels: Path) -> Iterator[Page]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium: the report cannot be opened in a browser")
+    with Page(in_pixels / "report.html") as opened:
+        yield opened
 
-    def colours(self, page: Page, canvas: int) -> set[str]:
-        return set(page.evaluate(
-            f"(() => {{ const c = document.querySelectorAll('.plane-row canvas')[{canvas}];"
-            " const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data, found = new Set();"
-            " for (let i = 0; i < d.length; i += 4) found.add([d[i], d[i + 1], d[i + 2]].join());"
-            " return [...found]; })()"
-        ))  # fmt: skip
 
-    def test_every_label_has_its_outline_and_can_be_hidden(self, page: Page) -> None:
-        assert page.errors == []
-        legend = "[...document.querySelector('.legend').querySelectorAll('label')].map((l) => l.textContent.trim())"
-        assert page.evaluate(legend) == ["lungs", "heart"]
-        lungs, heart = "230,159,0", "86,180,233"
-        assert {lungs, heart} <= self.colours(page, 1)
-        page.evaluate("document.querySelector('.legend input').click()")
-        page.evaluate("new Promise((done) => setTimeout(done, 50))")
-        assert self.colours(page, 1) & {lungs, heart} == {heart}
-        page.evaluate("document.querySelector('.legend input').click()")
+def colours_of(page: Page, canvas: int) -> set[str]:
+    return set(page.evaluate(
+        f"(() => {{ const c = document.querySelectorAll('.plane-row canvas')[{canvas}];"
+        " const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data, found = new Set();"
+        " for (let i = 0; i < d.length; i += 4) found.add([d[i], d[i + 1], d[i + 2]].join());"
+        " return [...found]; })()"
+    ))  # fmt: skip
 
-    def test_a_picture_has_one_plane_and_no_steering(self, page: Page) -> None:
-        rows = "document.querySelector('.viewer').querySelectorAll('.plane-row').length"
-        assert page.evaluate(rows) == 1
-        assert page.evaluate("document.querySelectorAll('.plane-slider, .plane-row canvas[tabindex]').length") == 0
+
+def test_every_label_has_its_outline_and_can_be_hidden(page):
+    assert page.errors == []
+    legend = "[...document.querySelector('.legend').querySelectorAll('label')].map((l) => l.textContent.trim())"
+    assert page.evaluate(legend) == ["lungs", "heart"]
+    lungs, heart = "230,159,0", "86,180,233"
+    assert {lungs, heart} <= colours_of(page, 1)
+    page.evaluate("document.querySelector('.legend input').click()")
+    page.evaluate("new Promise((done) => setTimeout(done, 50))")
+    assert colours_of(page, 1) & {lungs, heart} == {heart}
+    page.evaluate("document.querySelector('.legend input').click()")
+
+
+def test_a_picture_has_one_plane_and_no_steering(page):
+    assert page.evaluate("document.querySelector('.viewer').querySelectorAll('.plane-row').length") == 1
+    assert page.evaluate("document.querySelectorAll('.plane-slider, .plane-row canvas[tabindex]').length") == 0
 
 
 # Units ---------------------------------------------------------------------------------------------------------------

@@ -120,7 +120,9 @@ const Report = (() => {
   }
 
   // ---- charts ----------------------------------------------------------------------------------------------------
-  const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  // Without a mouse the buttons would always be there, over legends, and are too small to be touched.
+  const displayModeBar = matchMedia("(hover: hover)").matches ? "hover" : false;
+  const config = { displaylogo: false, responsive: true, displayModeBar, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
   const plots = new Set();
 
   async function plot(target, data, layout, more = {}) {
