@@ -385,7 +385,22 @@ def test_missing_configuration_file_names_the_nearest(bundle):
 
 def test_damaged_yaml(bundle):
     (bundle / "configs/train.yaml").write_text("a: [1, 2\nb: 3\n")
-    assert "is not valid YAML or JSON" in check_train(bundle)
+    assert "configs/train.yaml, line 2: is not valid YAML or JSON" in check_train(bundle)
+
+
+def test_damaged_json(bundle):
+    (bundle / "configs/metadata.json").write_text('{"version": "1",\n\n "task" "x"}')
+    assert "configs/metadata.json, line 3: is not valid YAML or JSON" in check_train(bundle)
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(bundle, tmp_path, monkeypatch):
+    """A plan may be called as the bundle's own file is: what it changes counts as changed, and is found in it."""
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "train.yaml").write_text("max_epoch: 3\nlabels: {lesion: 1}\nnetwork_def::out_channels: 2\n")
+    monkeypatch.chdir(tmp_path)
+    problems = check_config([bundle / "configs/train.yaml", Path("study/train.yaml")])
+    assert [problem.where for problem in problems] == ["study/train.yaml: max_epoch"]
 
 
 def test_key_that_stands_twice(bundle):
@@ -414,7 +429,7 @@ def test_key_that_stands_twice(bundle):
 def test_fault_in_the_metadata(bundle, edit, message):
     (bundle / "configs/metadata.json").write_text(json.dumps(changed(METADATA, edit)))
     found = check_train(bundle)
-    assert found.startswith("metadata.json: ")
+    assert found.startswith("configs/metadata.json: ")
     assert message in found
 
 
@@ -429,14 +444,14 @@ def test_train_and_inference_must_agree(bundle):
     problems = check_bundle(bundle)
     assert len(problems) == 1
     assert str(problems[0]).startswith(
-        "train.yaml and inference.yaml: network_def::strides: the two files differ: [2, 2] and [1, 2]."
+        "configs/train.yaml and configs/inference.yaml: network_def::strides: the two files differ: [2, 2] and [1, 2]."
     )
 
 
 def test_other_files_of_a_bundle_are_laid_over_train(bundle):
     (bundle / "configs/evaluate.yaml").write_text("evaluating: ['$print(@max_epochs)']\nmax_epoch: 0\n")
     problems = check_bundle(bundle)
-    assert [problem.where for problem in problems] == ["evaluate.yaml: max_epoch"]
+    assert [problem.where for problem in problems] == ["configs/evaluate.yaml: max_epoch"]
 
 
 # Values --------------------------------------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from medseg3d.bundles.consistency import check_consistency
 from medseg3d.bundles.hashes import check_hashes
-from medseg3d.bundles.merge import META, SEPARATOR, Merged, iterate_ids, load_file, lookup, merge, nearest_id
+from medseg3d.bundles.merge import META, SEPARATOR, Merged, iterate_ids, lookup, merge, nearest_id
 from medseg3d.bundles.metadata import check_metadata, read_metadata
 from medseg3d.bundles.problems import Problem, nearest, unique
+from medseg3d.bundles.reading import load_file, shown_path
 from medseg3d.bundles.references import check_references, referenced_ids, resolve_macros
 from medseg3d.bundles.review import review_bundle, review_configs
 from medseg3d.bundles.targets import SPECIAL_KEYS, check_targets, find_target
@@ -136,9 +137,10 @@ def load(
     root = files[0].parent
     meta_path = Path(meta_file) if meta_file is not None else root / "metadata.json"
     metadata = read_metadata(meta_path, problems)
-    problems += check_metadata(metadata, name=meta_path.name)
-    problems += _check_logging_file(root / "logging.conf" if logging_file is None else logging_file)
-    return merge(files, overrides, meta=metadata), problems
+    meta_name = shown_path(meta_path, beside=files[0])
+    problems += check_metadata(metadata, name=meta_name)
+    problems += _check_logging_file(root / "logging.conf" if logging_file is None else logging_file, beside=files[0])
+    return merge(files, overrides, meta=metadata, meta_name=meta_name), problems
 
 
 def check_merged(merged: Merged, values: Values | None = None) -> list[Problem]:
@@ -168,12 +170,14 @@ def check_bundle(
     if config_files:
         paths = [_inside(bundle, path) for path in config_files]
         problems = check_config(paths, overrides)
-        return unique([*problems, *review_configs([(path.name, load_file(path, [])) for path in paths])])
+        beside = bundle / "configs" / "train.yaml"
+        contents = [(shown_path(path, beside=beside), load_file(path, [])) for path in paths]
+        return unique([*problems, *review_configs(contents)])
     files = [path for path in sorted((bundle / "configs").iterdir()) if path.suffix in {".yaml", ".yml", ".json"}]
     files = [path for path in files if path.name != "metadata.json"]
     files.sort(key=lambda path: {"train": 0, "inference": 1}.get(path.stem, 2))
     if not files:
-        return [Problem(str(bundle / "configs"), "holds no configuration file.", "Add train.yaml or inference.yaml.")]
+        return [Problem("configs", "holds no configuration file.", "Add train.yaml or inference.yaml.")]
     problems = check_config(files[:1], overrides)
     for path in files[1:]:
         problems += check_config([path] if _stands_alone(path) else [files[0], path])
@@ -198,10 +202,11 @@ def _stands_alone(path: Path) -> bool:
     return "bundle_root" in merge([path]).config
 
 
-def _check_logging_file(path: Path | str | Literal[False]) -> list[Problem]:
+def _check_logging_file(path: Path | str | Literal[False], *, beside: Path) -> list[Problem]:
     if path is False or Path(path).is_file():
         return []
-    return [Problem(str(path), "the file does not exist.", "Copy one from another bundle, or pass --logging_file.")]
+    where = shown_path(Path(path), beside=beside)
+    return [Problem(where, "the file does not exist.", "Copy one from another bundle, or pass --logging_file.")]
 
 
 def _check_added(merged: Merged) -> list[Problem]:
@@ -301,7 +306,7 @@ def _check_agreement(train: Path, inference: Path) -> list[Problem]:
     shared = [key for key in ours if key in theirs and key not in OWN_PER_FILE]
     return [
         Problem(
-            f"{train.name} and {inference.name}: {id_}",
+            f"{shown_path(train)} and {shown_path(inference)}: {id_}",
             f"the two files differ: {_shown(left)} and {_shown(right)}.",
             "What the network was trained with must hold at inference: make them equal.",
         )

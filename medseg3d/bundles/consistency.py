@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from medseg3d.bundles.merge import SEPARATOR, Merged, lookup
+from medseg3d.bundles.merge import META, SEPARATOR, Merged, lookup
 from medseg3d.bundles.problems import Problem
 from medseg3d.bundles.targets import arguments, find_target
 from medseg3d.bundles.values import UNKNOWN, Values
@@ -171,7 +171,7 @@ def _check_data_format(merged: Merged, values: Values) -> list[Problem]:
         id_ = SEPARATOR.join((side, item, "num_channels"))
         stated, actual = lookup(data_format, id_), _network_value(merged, values, key)
         if _is_int(stated) and _is_int(actual) and stated != actual:
-            problems.append(_disagreement(id_, stated, f"{NETWORK}::{key}", actual))
+            problems.append(_disagreement(merged, id_, stated, f"{NETWORK}::{key}", actual))
     return problems + _check_channel_names(merged, data_format, values)
 
 
@@ -184,24 +184,24 @@ def _check_channel_names(merged: Merged, data_format: Mapping[str, Any], values:
     if isinstance(regions, Mapping) and isinstance(stated, Mapping):
         described_regions = [str(stated[key]) for key in sorted(stated, key=str)]
         if described_regions != [str(name) for name in regions]:
-            problems.append(_disagreement(id_, described_regions, "regions", list(regions)))
+            problems.append(_disagreement(merged, id_, described_regions, "regions", list(regions)))
     elif isinstance(labels, Mapping) and isinstance(stated, Mapping):
         described = {str(name): int(id_) for id_, name in stated.items() if str(id_).isdecimal() and int(id_) != 0}
         expected = {str(name): id_ for name, id_ in labels.items() if id_ != 0}
         if described != expected:
-            problems.append(_disagreement(id_, described, "labels", expected))
+            problems.append(_disagreement(merged, id_, described, "labels", expected))
     id_ = SEPARATOR.join(("inputs", "image", "channel_def"))
     stated = lookup(data_format, id_)
     if isinstance(channels, list) and isinstance(stated, Mapping):
         described_channels = [str(stated[key]) for key in sorted(stated, key=str)]
         if described_channels != [str(channel) for channel in channels]:
-            problems.append(_disagreement(id_, described_channels, "channels", channels))
+            problems.append(_disagreement(merged, id_, described_channels, "channels", channels))
     return problems
 
 
-def _disagreement(meta_id: str, stated: Any, id_: str, actual: Any) -> Problem:
+def _disagreement(merged: Merged, meta_id: str, stated: Any, id_: str, actual: Any) -> Problem:
     what = f"network_data_format::{meta_id} is {stated}, but {id_} is {actual}."
-    return Problem("metadata.json", what, "Make the two agree: viewers show what the metadata says.")
+    return Problem(merged.origins.get(META, "metadata.json"), what, "Make the two agree: viewers show what it says.")
 
 
 def _network_value(merged: Merged, values: Values, key: str) -> Any:

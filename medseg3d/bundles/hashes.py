@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundles.merge import load_file
 from medseg3d.bundles.problems import Problem
+from medseg3d.bundles.reading import load_file
 
 __all__ = ["check_hashes"]
 
@@ -46,7 +46,7 @@ def _of_metadata(bundle: Path) -> Iterator[_Stated]:
     hashes = load_file(bundle / "configs" / "metadata.json", []).get("weights_sha256", {})
     if isinstance(hashes, Mapping):
         for file, value in hashes.items():
-            yield _Stated("metadata.json: weights_sha256", str(file), str(value), "sha256")
+            yield _Stated("configs/metadata.json: weights_sha256", str(file), str(value), "sha256")
 
 
 def _of_large_files(bundle: Path) -> Iterator[_Stated]:

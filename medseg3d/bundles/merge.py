@@ -7,21 +7,19 @@ noted with the place it came from.
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundles.problems import Problem, did_you_mean, nearest
+from medseg3d.bundles.problems import Problem, nearest
+from medseg3d.bundles.reading import load_file, shown_path
 
 __all__ = [
     "META",
     "SEPARATOR",
     "Merged",
     "iterate_ids",
-    "load_file",
     "lookup",
     "merge",
     "merge_contents",
@@ -40,7 +38,7 @@ class Merged:
 
     Attributes:
         config: the merged configuration, as MONAI would hold it before references are resolved.
-        base: the name of the first file.
+        base: the name of the first file, as :func:`shown_path` gives it.
         origins: for every id that was set, the name of the file, or ``--<id>`` for an override.
         added: ids that a later file or an override brought and nothing before it defined.
         problems: files that cannot be read, edits that cannot be made.
@@ -60,7 +58,7 @@ class Merged:
         )
 
     def where(self, id_: str) -> str:
-        """The place to look for ``id_``: ``--max_epochs`` or ``train.yaml: train::trainer``."""
+        """The place to look for ``id_``: ``--max_epochs`` or ``configs/train.yaml: train::trainer``."""
         prefix = id_
         while prefix not in self.origins and SEPARATOR in prefix:
             prefix = prefix.rpartition(SEPARATOR)[0]
@@ -75,15 +73,21 @@ class Merged:
 
 
 def merge(
-    config_files: Sequence[Path], overrides: Mapping[str, Any] | None = None, *, meta: Mapping[str, Any] | None = None
+    config_files: Sequence[Path],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    meta: Mapping[str, Any] | None = None,
+    meta_name: str = "configs/metadata.json",
 ) -> Merged:
-    """Merge files in their order, then the overrides."""
+    """Merge files in their order, then the overrides. Problems of ``meta`` are reported under ``meta_name``."""
     problems: list[Problem] = []
-    merged = merge_contents([(path.name, load_file(path, problems)) for path in config_files])
+    names = [shown_path(path, beside=config_files[0]) for path in config_files]
+    contents = [load_file(path, problems, where=name) for path, name in zip(config_files, names, strict=True)]
+    merged = merge_contents(list(zip(names, contents, strict=True)))
     merged.problems[:0] = problems
     if meta is not None:
         merged.config[META] = _copied(dict(meta))
-        merged.origins[META] = "metadata.json"
+        merged.origins[META] = meta_name
     for key, value in (overrides or {}).items():
         _apply(merged, key, value, origin=f"--{key}", is_first=False, may_merge=False)
     return merged
@@ -152,41 +156,6 @@ def _child(item: Any, part: str) -> Any:
     if isinstance(item, list) and part.isdecimal() and int(part) < len(item):
         return item[int(part)]
     return _MISSING
-
-
-def load_file(path: Path, problems: list[Problem]) -> dict[Any, Any]:
-    """One file's content, by MONAI's loader; what hinders it is noted and an empty dict returned."""
-    import yaml
-    from monai.bundle import ConfigParser
-
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            content = ConfigParser.load_config_file(path)
-    except FileNotFoundError:
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
-        problems.append(
-            Problem(str(path), "the file does not exist.", near or "Check the path and the current folder.")
-        )
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(Problem(str(path), f"the file cannot be read: {error}."))
-        return {}
-    except (yaml.YAMLError, json.JSONDecodeError, ValueError) as error:
-        problems.append(Problem(str(path), f"is not valid YAML or JSON: {_one_line(error)}."))
-        return {}
-    for warning in caught:
-        if "Duplicate key" in str(warning.message):
-            remedy = "The last one wins silently: keep one."
-            problems.append(Problem(str(path), f"{_one_line(warning.message)} stands twice in one mapping.", remedy))
-    if not isinstance(content, dict):
-        problems.append(Problem(str(path), f"holds a {type(content).__name__}, not a mapping of ids to values."))
-        return {}
-    return content
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
 
 
 def _apply(merged: Merged, key: Any, value: Any, *, origin: str, is_first: bool, may_merge: bool) -> None:

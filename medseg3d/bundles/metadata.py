@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundles.merge import load_file
 from medseg3d.bundles.problems import Problem, did_you_mean
+from medseg3d.bundles.reading import load_file, shown_path
 
 __all__ = ["REQUIRED_KEYS", "Description", "check_metadata", "describe", "read_metadata"]
 
@@ -41,13 +41,16 @@ def read_metadata(path: Path, problems: list[Problem]) -> dict[str, Any]:
     """The metadata, or an empty dict with the reason in ``problems``."""
     if not path.is_file():
         remedy = "Every bundle has it beside its configuration; or pass --meta_file."
-        problems.append(Problem(str(path), "the file does not exist.", remedy))
+        problems.append(Problem(shown_path(path), "the file does not exist.", remedy))
         return {}
-    return load_file(path, problems)
+    return load_file(path, problems, where=shown_path(path))
 
 
-def check_metadata(metadata: Mapping[str, Any], *, name: str = "metadata.json") -> list[Problem]:
-    """Missing keys, a version without an entry in the changelog, a data format without inputs or outputs."""
+def check_metadata(metadata: Mapping[str, Any], *, name: str = "configs/metadata.json") -> list[Problem]:
+    """Missing keys, a version without an entry in the changelog, a data format without inputs or outputs.
+
+    Problems are reported under ``name``.
+    """
     if not metadata:
         return []
     problems = [

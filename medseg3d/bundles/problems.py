@@ -14,9 +14,10 @@ __all__ = ["Problem", "did_you_mean", "errors_in", "nearest", "summary", "unique
 class Problem:
     """One thing that is wrong with a configuration.
 
-    ``where`` is the override as typed (``--max_epoch``) or a file and id (``train.yaml: network_def::filters``). An
-    ``error`` stops the run; a ``warning`` is probably a mistake, and MONAI would accept it; a ``review`` would run code
-    that no list knows, and a person should read it first.
+    ``where`` is the override as typed (``--max_epoch``), or a file by its path inside the bundle, with the id or the
+    line where it is known (``configs/train.yaml: network_def::filters``, ``configs/train.yaml, line 3``). An ``error``
+    stops the run; a ``warning`` is probably a mistake, and MONAI would accept it; a ``review`` would run code that no
+    list knows, and a person should read it first.
     """
 
     where: str

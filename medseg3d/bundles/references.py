@@ -9,8 +9,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundles.merge import META, SEPARATOR, Merged, iterate_ids, load_file, lookup, nearest_id
+from medseg3d.bundles.merge import META, SEPARATOR, Merged, iterate_ids, lookup, nearest_id
 from medseg3d.bundles.problems import Problem, did_you_mean
+from medseg3d.bundles.reading import load_file
 from medseg3d.bundles.targets import missing_attribute
 
 __all__ = ["check_references", "referenced_ids", "resolve_macros"]

@@ -16,10 +16,11 @@ from typing import Any, Literal
 from medseg3d.bundles.expressions import Concern, concerns_of, imports_of
 from medseg3d.bundles.hashes import check_hashes
 from medseg3d.bundles.logging_conf import check_logging_conf
-from medseg3d.bundles.merge import SEPARATOR, iterate_ids, load_file, normalize_id
+from medseg3d.bundles.merge import SEPARATOR, iterate_ids, normalize_id
 from medseg3d.bundles.names import LIBRARIES, Verdict, judge_name
 from medseg3d.bundles.pickles import check_weights_file, embedded_configs, is_loadable
 from medseg3d.bundles.problems import Problem, unique
+from medseg3d.bundles.reading import load_file, shown_path
 from medseg3d.errors import UsageError
 
 __all__ = ["require_trust", "review_bundle", "review_configs"]
@@ -45,11 +46,11 @@ def review_bundle(bundle: Path) -> list[Problem]:
     paths = sorted(bundle.rglob("*"))
     files = [path for path in paths if path.is_file()]
     configs = [path for path in files if path.suffix.lower() in CONFIGS]
-    contents = [(path.name, load_file(path, [])) for path in configs]
+    contents = [(path.relative_to(bundle).as_posix(), load_file(path, [])) for path in configs]
     problems = review_configs([content for content in contents if isinstance(content[1], Mapping)])
     problems += [_linked_folder(path, bundle) for path in paths if path.is_symlink() and path.is_dir()]
     for path in files:
-        where = str(path.relative_to(bundle))
+        where = path.relative_to(bundle).as_posix()
         problems += _review_file(path, where, bundle)
     return unique(problems)
 
@@ -84,7 +85,9 @@ def require_trust(bundle: Path, config_files: Sequence[Path] = (), *, own_weight
     Raises:
         UsageError: with everything that there is to read.
     """
-    problems = review_bundle(bundle) + review_configs([(path.name, load_file(path, [])) for path in config_files])
+    beside = bundle / "configs" / "inference.yaml"
+    further = [(shown_path(path, beside=beside), load_file(path, [])) for path in config_files]
+    problems = review_bundle(bundle) + review_configs(further)
     problems += check_hashes(bundle) if own_weights else []
     serious = [problem for problem in unique(problems) if problem.severity != "warning"]
     if not serious:
@@ -196,7 +199,7 @@ def _review_file(path: Path, where: str, bundle: Path) -> Iterator[Problem]:
 def _linked_folder(path: Path, bundle: Path) -> Problem:
     what = "is a link to a folder, and nothing in it was looked at."
     remedy = "Put the files themselves there, or read them before you trust the bundle."
-    return Problem(str(path.relative_to(bundle)), what, remedy, severity="review")
+    return Problem(path.relative_to(bundle).as_posix(), what, remedy, severity="review")
 
 
 def _code_file(path: Path, where: str, bundle: Path) -> Problem:

@@ -184,7 +184,7 @@ def _compared_with_nearest_file(workflow: ConfigWorkflow) -> Merged:
     base = max(bases, key=lambda merged: len(merged.config.keys() & config.keys()), default=Merged())
     added = list(_added("", base.config, config)) if base.config else []
     changed = {key: "override" for key, value in config.items() if key != META and base.config.get(key) != value}
-    origins = dict.fromkeys(base.config, base.base) | changed | {META: "metadata.json"}
+    origins = dict.fromkeys(base.config, base.base) | changed | {META: "configs/metadata.json"}
     return Merged(config, base=base.base, origins=origins, added=added)
 
 
