@@ -216,6 +216,64 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     assert "neither a zip of torch.save nor a whole pickle" in problem.what
 
 
+# Arrays ---------------------------------------------------------------------------------------------------------------
+
+ARRAYS: dict[str, tuple[np.ndarray, str | None]] = {
+    "numbers": (np.arange(3), None),
+    "text": (np.array(["liver", "spleen"]), None),
+    "records": (np.array([(1, 2.0)], dtype=[("größe", int), ("volume", float)]), None),
+    "mappings": (np.array([{"liver": 1}, None], dtype=object), "review"),
+    "paths": (np.array([Path("x"), Path("y")], dtype=object), "review"),
+    "commands": (np.array([Command(), Command()], dtype=object), "error"),
+    "commands in a field": (np.array([(1, Command())], dtype=[("a", int), ("b", object)]), "error"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_as_numpy_judges_them(name: str, tmp_path: Path) -> None:
+    """Something is found exactly where numpy.load(allow_pickle=False) refuses, in a file and in an archive of them."""
+    array, severity = ARRAYS[name]
+    np.save(tmp_path / "a.npy", array)
+    np.savez(tmp_path / "b.npz", numbers=np.zeros(2), more=array)
+    np.savez_compressed(tmp_path / "c.npz", more=array)
+    (tmp_path / "d.data").write_bytes((tmp_path / "a.npy").read_bytes())
+    found = {problem.where: problem.severity for problem in review_bundle(tmp_path)}
+    wanted = ["a.npy", "b.npz, more.npy", "c.npz, more.npy", "d.data"]
+    assert found == (dict.fromkeys(wanted, severity) if severity else {})
+    try:
+        np.load(tmp_path / "a.npy", allow_pickle=False)
+    except ValueError:
+        assert severity
+    else:
+        assert severity is None
+
+
+def test_what_is_said_of_objects_in_an_array(tmp_path: Path) -> None:
+    np.save(tmp_path / "priors.npy", np.array([Path("x"), Path("y")], dtype=object))
+    [problem] = review_bundle(tmp_path)
+    assert str(problem).startswith("priors.npy: holds pickled objects (it names pathlib.")
+    assert "which numpy.load(allow_pickle=True) unpickles. Do not load it so; ask for arrays" in str(problem)
+    assert "numpy.dtype" not in str(problem)  # numpy.save's own, fetched from the memo
+
+
+@pytest.mark.parametrize("header", [b"\xff\xffxx", b"\x02\x00()", b"\x0c\x00{'descr': 1}", b"", b"\x09\x00" + b"(" * 9])
+def test_a_damaged_array(header: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + header)
+    [problem] = review_bundle(tmp_path)
+    assert problem.severity == "review" and "its header cannot be read" in problem.what
+
+
+def test_names_that_are_fetched_from_the_memo(tmp_path: Path) -> None:
+    """``os.system`` is never written next to the opcode that looks it up."""
+    path = tmp_path / "model.pkl"
+    path.write_bytes(
+        b"\x80\x04\x8c\x02os\x940\x8c\x06system\x940\x8c\x05torch\x8c\x04Size00h\x00h\x01\x93\x8c\x02ls\x85R."
+    )
+    [problem] = check_weights_file(path, where="model.pkl")
+    assert problem.severity == "error" and "os.system" in problem.what
+
+
 # logging.conf ---------------------------------------------------------------------------------------------------------
 
 
@@ -287,7 +345,7 @@ def test_files_under_other_names_are_looked_at(tmp_path: Path) -> None:
     (bundle / "net.PY").write_text("", encoding="utf-8")
     (bundle / "weights.data").write_bytes(pickle.dumps(Command()))
     found = {problem.where: problem.severity for problem in review_bundle(bundle)}
-    assert found == {"run.YAML: a": "error", "configs": "review", "net.PY": "review", "weights.data": "error"}
+    assert found == {"more/deep/run.YAML: a": "error", "configs": "review", "net.PY": "review", "weights.data": "error"}
 
 
 def test_pickles_that_torch_finds_under_another_name(tmp_path: Path) -> None:
