@@ -94,11 +94,32 @@ def _use(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         "python -m monai.bundle run --config_file configs/inference.yaml --dataset_dir IMAGES --output_dir OUT\n"
         f"{_command(config)} IMAGES OUT --bundle .\n"
         "```\n\n"
-        "From elsewhere: `--bundle_root` and the configuration's path for the first, the bundle's path for the second. "
+        "From elsewhere: `--bundle_root` and the configuration's path for the first, the bundle's path for the "
+        f"second.\n\n{_in_other_programs(config)}"
+    )
+
+
+def _in_other_programs(config: Mapping[str, Any]) -> str:
+    parts = [
         "MONAI Label reads `configs/inference.yaml`, `configs/train.yaml`, `configs/metadata.json` and "
         "`models/model.pt`; MONAI Deploy reads `models/model.ts`, where it was packed, with metadata and configuration "
-        "inside."
-    )
+        "inside. Both need the packages above beside them, and compute in float32. What MONAI Label trains lies in "
+        "`runs/`; it offers the best weights as `models/trained.pt`, and those that were packed stay as they are."
+    ]
+    weights = config.get("weights")
+    if isinstance(weights, list) and len(weights) > 1:
+        parts.append(
+            f"These are {len(weights)} networks whose probabilities are averaged: `models/model.ts` is all of them, "
+            "`models/model.pt` alone the first; MONAI Label offers each by its file."
+        )
+    if config.get("temperature", 1) != 1:
+        parts.append("Neither program applies the temperature, which masks that are resampled depend on a little.")
+    if config.get("regions"):
+        parts.append(
+            "Masks hold label ids, while MONAI Label names what it shows by the network's channels, which are regions: "
+            "go by the ids."
+        )
+    return " ".join(parts)
 
 
 def _command(config: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from medseg3d.bundles.weights import PackedWeights, load_members
 from medseg3d.errors import ConfigError, UsageError
 from medseg3d.inference.weights import file_sha256
 
-__all__ = ["TOLERANCE", "Export", "MeanOfMembers", "deploy_config", "export_networks"]
+__all__ = ["TOLERANCE", "Export", "MeanOfMembers", "export_networks"]
 
 # Largest difference from PyTorch's outputs, as a part of the largest of them (of 1 where all are smaller). Both
 # runtimes add in another order than PyTorch; measured differences are a hundredth of this.
@@ -100,29 +100,6 @@ def export_networks(
     return exports
 
 
-def deploy_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The inference configuration for MONAI Deploy, which hands images over in memory.
-
-    It leaves out transforms whose names hold ``LoadImage``; ours, which read DICOM and refuse what does not fit, would
-    stay and be given an image where they want a path. In their place stand MONAI's own, which read files too.
-    """
-    preprocessing = dict(config.get("preprocessing", {}))
-    transforms = preprocessing.get("transforms")
-    if not isinstance(transforms, list):
-        return dict(config)
-    swapped: list[Any] = []
-    for transform in transforms:
-        swapped += _monai_loader(transform)
-    return {**config, "preprocessing": {**preprocessing, "transforms": swapped}}
-
-
-def _monai_loader(transform: Any) -> list[Any]:
-    target = str(transform.get("_target_", "")) if isinstance(transform, Mapping) else ""
-    if target.rpartition(".")[2] not in {"LoadStudyd", "LoadVolumed"}:
-        return [transform]
-    return [{"_target_": name, "keys": transform["keys"]} for name in ("LoadImaged", "EnsureChannelFirstd")]
-
-
 def _as_one(members: Sequence[torch.nn.Module], config: Mapping[str, Any]) -> torch.nn.Module:
     exclusive = not config.get("regions") and config.get("multi_label") is not True
     network = members[0] if len(members) == 1 else MeanOfMembers(members, exclusive=exclusive)
@@ -177,7 +154,7 @@ def _write_torchscript(
             traced = torch.jit.trace(network, example, check_trace=False)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(f"The network cannot be traced for TorchScript: {error}") from error
-        files = {"inference.json": json.dumps(deploy_config(config)).encode()}
+        files = {"inference.json": json.dumps(dict(config)).encode()}
         # The same file for the same weights: no time stamp.
         save_net_with_metadata(
             traced, str(path), include_config_vals=False, meta_values=dict(metadata), more_extra_files=files

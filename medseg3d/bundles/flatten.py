@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.bundles.check import OWN_PER_FILE
-from medseg3d.bundles.merge import SEPARATOR, load_file, lookup, merge_contents, normalize_id
+from medseg3d.bundles.merge import SEPARATOR, lookup, merge_contents, normalize_id
 from medseg3d.bundles.problems import Problem, did_you_mean, errors_in, summary
+from medseg3d.bundles.reading import load_file, shown_path
 from medseg3d.bundles.references import referenced_ids, resolve_macros
 from medseg3d.errors import ConfigError
 
@@ -56,11 +57,13 @@ class Flattened:
         inference: what ``inference.yaml`` holds.
         train: what ``train.yaml`` holds; None for a bundle that only infers.
         changed: top-level ids whose values differ from those of the bundle's files.
+        laid_over: top-level ids that a file over the bundle sets, to whatever value.
     """
 
     inference: dict[str, Any]
     train: dict[str, Any] | None
     changed: tuple[str, ...]
+    laid_over: frozenset[str] = frozenset()
 
 
 def base_file(bundle: Path, stem: str) -> Path | None:
@@ -76,7 +79,7 @@ def read_contents(paths: Sequence[Path]) -> list[tuple[str, dict[Any, Any]]]:
         ConfigError: a file that cannot be read.
     """
     problems: list[Problem] = []
-    contents = [(path.name, load_file(path, problems)) for path in paths]
+    contents = [(shown_path(path), load_file(path, problems, where=shown_path(path))) for path in paths]
     if errors_in(problems):
         raise ConfigError(summary(problems))
     return contents
@@ -115,7 +118,8 @@ def flatten(
     changed = _changed(_laid_over(inference, (), {}), flat_inference)
     if train and flat_train:
         changed += _changed(_laid_over(train, (), {}), flat_train)
-    return Flattened(flat_inference, flat_train, tuple(dict.fromkeys(changed)))
+    laid_over = frozenset(_top(key) for _, content in overlays for key in content)
+    return Flattened(flat_inference, flat_train, tuple(dict.fromkeys(changed)), laid_over)
 
 
 def dump_yaml(config: Mapping[str, Any], *, heading: str = "") -> str:

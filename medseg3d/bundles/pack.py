@@ -5,9 +5,12 @@ What they read:
 - ``python -m monai.bundle run`` and the model zoo: ``configs/``, ``models/model.pt``, ``docs/README.md``, ``LICENSE``.
 - MONAI Label (``monailabel/tasks/infer/bundle.py``): ``configs/inference.yaml`` alone, of which it takes
   ``network_def``, ``preprocessing``, ``inferer`` and ``postprocessing``; ``configs/metadata.json``; ``models/model.pt``
-  as a state dict.
+  as a state dict, or another ``models/*.pt`` that a user chooses. To train, ``configs/train.yaml`` with overrides.
 - MONAI Deploy (``monai_bundle_inference_operator.py``): ``models/model.ts`` alone, with ``extra/metadata.json`` and
-  ``extra/inference.json`` inside; it leaves out transforms whose names begin with ``LoadImage``.
+  ``extra/inference.json`` inside, or the bundle's folder; the image is in memory, and transforms with ``LoadImage`` in
+  their names are left out.
+
+What is written otherwise for them: :mod:`medseg3d.bundles.applications`.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from medseg3d.bundles.applications import for_applications, note_on
 from medseg3d.bundles.card import model_card
 from medseg3d.bundles.check import check_bundle, check_config
 from medseg3d.bundles.describe import packed_metadata, with_weights
@@ -99,11 +103,13 @@ def pack_bundle(
     """
     trained = [find_weights(path) for path in weights or _own_weights(bundle)]
     flat = flatten(bundle, config_files=config_files, runs=[member.config for member in trained if member.config])
-    flat = _with_members(flat, len(trained))
-    if weights and "temperature" in flat.inference and "temperature" not in flat.changed:
-        flat = replace(flat, inference=flat.inference | {"temperature": 1.0})  # the bundle's is of its own weights
+    flat = for_applications(_with_members(flat, len(trained)))
+    if weights:
+        flat = _without_calibration(flat)
     scored = _read_summary(evaluation) if evaluation else None
-    metadata = _packed_metadata(bundle, flat, trained, name=_name(out), summary=scored, version=version)
+    # What the bundle states of its own weights is not true of others.
+    stale = {"weights_sha256", "eval_metrics"} if weights else {"weights_sha256"}
+    metadata = _packed_metadata(bundle, flat, trained, stale, name=_name(out), summary=scored, version=version)
     with _destination(out) as folder:
         _write_configs(bundle, folder, flat, metadata)
         packed = _write_models(folder, flat, trained, float16=float16)
@@ -140,10 +146,18 @@ def _with_members(flat: Flattened, members: int) -> Flattened:
     return replace(flat, inference=flat.inference | {"weights": files if members > 1 else files[0]})
 
 
+def _without_calibration(flat: Flattened) -> Flattened:
+    """The bundle's temperature is of its own weights; one that a plan or the training gives is of these, and stays."""
+    if "temperature" not in flat.inference or "temperature" in {*flat.changed, *flat.laid_over}:
+        return flat
+    return replace(flat, inference=flat.inference | {"temperature": 1.0})
+
+
 def _packed_metadata(
     bundle: Path,
     flat: Flattened,
     trained: Sequence[TrainedWeights],
+    stale: Collection[str],
     *,
     name: str,
     summary: Mapping[str, Any] | None,
@@ -153,6 +167,7 @@ def _packed_metadata(
     own = read_metadata(bundle / "configs" / "metadata.json", problems)
     if problems:
         raise ConfigError("; ".join(map(str, problems)))
+    own = {key: value for key, value in own.items() if key not in stale}
     return packed_metadata(
         own, flat.inference, name=name, changed=flat.changed, trained=trained, summary=summary, version=version
     )
@@ -185,7 +200,8 @@ def _write_configs(bundle: Path, folder: Path, flat: Flattened, metadata: Mappin
     heading = f"Packed from {bundle.name}: everything that was laid over it is in here."
     for stem, config in (("train", flat.train), ("inference", flat.inference)):
         if config is not None:
-            (folder / "configs" / f"{stem}.yaml").write_text(dump_yaml(config, heading=heading), encoding="utf-8")
+            text = dump_yaml(config, heading=f"{heading}\n{note_on(config)}")
+            (folder / "configs" / f"{stem}.yaml").write_text(text, encoding="utf-8")
     write_json(folder / "configs" / "metadata.json", metadata)
     logging_file = bundle / "configs" / "logging.conf"
     if logging_file.is_file():

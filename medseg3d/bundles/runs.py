@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,11 @@ __all__ = ["COMPANIONS", "TrainedWeights", "find_weights", "shown_command"]
 
 # Files that belong to weights and travel with them.
 COMPANIONS = ("calibration.json", "thresholds.json")
-_ABSOLUTE = re.compile(r"(?<![\w.])(?:/[^\s/'\",\]]+)+/([^\s/'\",\]]+)")
+# One path, or one of several in a list or behind an equals sign; folders may have spaces in their names.
+_WHOLE = re.compile(r"/[^,\[]*/([^/,\[]+/?)")
+_ABSOLUTE = re.compile(r"(?<![\w.])(?:/[^/'\",\]]+)+/([^/'\",\]]+)")
+# What the shell reads, or takes for something else, between double quotes; "!" only where it is typed.
+_READ_BY_THE_SHELL = frozenset('"$`\\!')
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,28 @@ def find_weights(path: Path) -> TrainedWeights:
 
 
 def shown_command(command: str) -> str:
-    """A command without the folders of the machine that it ran on, which may name people and hospitals.
+    """A command as a person would type it, without the folders of the machine that it ran on.
 
-    >>> shown_command("python -m monai.bundle run --datalist /home/ann/study/list.json --output_dir runs/fold0")
+    Folders may name people and hospitals. Words with quotes in them stand between double quotes, which ``shlex.join``
+    never writes.
+
+    >>> shown_command("python -m monai.bundle run --datalist '/home/ann lee/list.json' --output_dir runs/fold0")
     'python -m monai.bundle run --datalist list.json --output_dir runs/fold0'
+    >>> print(shown_command(shlex.join(["run", "--config_file", "['train.yaml','plan.yaml']"])))
+    run --config_file "['train.yaml','plan.yaml']"
     """
-    return _ABSOLUTE.sub(r"\1", command)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # it was written by something else, and does not end its quotes
+        return " ".join(map(_without_folders, command.split()))
+    return " ".join(_typed(_without_folders(word)) for word in words)
+
+
+def _without_folders(word: str) -> str:
+    whole = _WHOLE.fullmatch(word)
+    return whole[1] if whole else _ABSOLUTE.sub(r"\1", word)
+
+
+def _typed(word: str) -> str:
+    quoted = shlex.quote(word)
+    return f'"{word}"' if quoted != word and not _READ_BY_THE_SHELL & set(word) else quoted

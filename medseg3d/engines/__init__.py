@@ -6,6 +6,7 @@ Bundles name ``trainer`` and ``evaluator``; the argument names are MONAI's.
 from medseg3d.engines.detection import BoxPrecision, DetectionValidation, collate_images, detection_step
 from medseg3d.engines.device import autocast, default_device
 from medseg3d.engines.masks2d import MaskDice
+from medseg3d.engines.offering import offer_weights, set_aside
 from medseg3d.engines.parallel import bare_network, distribute, join_processes, leave_processes, process_device
 from medseg3d.engines.provenance import record_run
 from medseg3d.engines.step import named_out_of_memory, take_step
@@ -31,11 +32,13 @@ __all__ = [
     "join_processes",
     "leave_processes",
     "named_out_of_memory",
+    "offer_weights",
     "own_share",
     "process_device",
     "record_run",
     "require_free",
     "require_unseen",
+    "set_aside",
     "start_from",
     "take_step",
     "trainer",

@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from medseg3d.errors import CaseError, UsageError
+from medseg3d.geometry import check_affine
 from medseg3d.labels import file_ids
 from medseg3d.options import flag
 from medseg3d.volume import SUFFIXES, Volume, label_map, read_channels, require_same_grid
@@ -88,6 +89,9 @@ class LoadVolumed(MapTransform):
                 "spatial_shape": np.array(voxels.shape[1:]),
                 "findings": findings,
             }
+            if isinstance(sample[key], MetaTensor):  # what another program knows of it, and may want back
+                known = sample[key].meta
+                meta = {name: known[name] for name in known if name not in {"affine", "original_channel_dim"}} | meta
             sample[key] = MetaTensor(torch.from_numpy(voxels), affine=torch.from_numpy(volume.affine), meta=meta)
         return sample
 
@@ -140,13 +144,18 @@ class LoadStudyd(LoadVolumed):
 
     Each key holds the path of an image file (or a list, one a channel), of a folder or zip archive with one image
     series, of one multi-frame DICOM file; or a ``medseg3d.dicom.Stack`` of a scan; or several stacks as channels
-    (``medseg3d.dicom.coregistered.Coregistered``), which are resampled onto the grid of the first.
+    (``medseg3d.dicom.coregistered.Coregistered``), which are resampled onto the grid of the first; or a ``MetaTensor``
+    that another program has read, as MONAI Deploy hands images over: with its affine (RAS+ mm), and without channels
+    or with ``original_channel_dim`` in its ``meta``.
 
     Raises:
         DicomError: a series that is refused, several series in a folder, or none.
+        CaseError: an image in memory that does not say where it lies.
     """
 
     def read(self, image: Any) -> Volume:
+        if isinstance(image, MetaTensor):
+            return _in_memory(image)
         if isinstance(image, (list, tuple)):
             if all(one is None or is_volume_file(one) for one in image):
                 return read_channels(image)
@@ -177,6 +186,35 @@ def _read_dicom(image: Any) -> Volume:
             if finding.severity == "warning":
                 logger.warning("%s: %s", path, finding)
     return Volume(volume.voxels[None], volume.grid.affine_ras, path)
+
+
+def _in_memory(image: MetaTensor) -> Volume:
+    affine = np.asarray(image.affine, dtype=np.float64)
+    # A MetaTensor that was given no affine has the identity: voxels of a millimetre that nobody has measured.
+    if "original_affine" not in image.meta and np.array_equal(affine, np.eye(4)):
+        raise CaseError(
+            "The image in memory does not say where it lies: it has no affine, so the size of its voxels is not known. "
+            "Hand it over with 'affine' and 'original_affine' (RAS+ mm) in its metadata, as MONAI Deploy's "
+            "DICOMSeriesToVolumeOperator does; or pass a file's path."
+        )
+    space = str(image.meta.get("space", "RAS"))
+    if space != "RAS":
+        raise CaseError(
+            f"The image in memory has its affine in {space}: hand it over in RAS+ mm, as MONAI Deploy's "
+            "DICOMSeriesToVolumeOperator does unless it is told otherwise (affine_lps_to_ras)."
+        )
+    voxels = image.as_tensor().detach().cpu().numpy()
+    channel_axis = image.meta.get("original_channel_dim")
+    if voxels.ndim == 3:
+        voxels = voxels[None]
+    elif voxels.ndim == 4 and isinstance(channel_axis, int):
+        voxels = np.moveaxis(voxels, channel_axis, 0)
+    else:
+        raise CaseError(
+            f"The image in memory has the shape {tuple(voxels.shape)} and original_channel_dim {channel_axis!r}: give "
+            "(x, y, z), or four axes and the number of that of the channels."
+        )
+    return Volume(voxels, check_affine(affine), Path(str(image.meta.get("filename_or_obj", "image in memory"))))
 
 
 def _as_image(volume: Volume) -> np.ndarray:

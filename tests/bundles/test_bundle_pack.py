@@ -1,9 +1,10 @@
-"""Packed bundles: what is in them, that they run elsewhere, and that other programs read them."""
+"""Packed bundles: what is in them, that they run elsewhere, and what is refused."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import sys
 import zipfile
 from pathlib import Path
@@ -14,9 +15,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from monai.bundle import ConfigParser, verify_metadata
 from monai.bundle import run as run_monai
-from monai.data import MetaTensor
+from monai.bundle import verify_metadata
 from typer.testing import CliRunner
 
 from medseg3d.bundles import check_bundle, find_bundle, pack_bundle
@@ -34,7 +34,9 @@ pytestmark = [
 SOURCE = find_bundle("mri_hippocampus_segmentation")
 FILTERS = [4, 8, 8, 8]
 PATCH = [16, 16, 16]
-COMMAND = "python -m monai.bundle run training --config_file configs/train.yaml --datalist /home/ann/clinic/list.json"
+WORDS = ["python", "-m", "monai.bundle", "run", "training", "--config_file"]
+WORDS += ["['configs/train.yaml','/home/ann o/plan.yaml']", "--datalist", "/home/ann o/list.json"]
+COMMAND = shlex.join(WORDS)  # as run.json holds it
 SUMMARY = {
     "schema": "medseg3d.evaluation/1",
     "cases": 42,
@@ -176,7 +178,8 @@ def test_metadata_follows_the_schema(packed: Path, data_dir: Path, tmp_path: Pat
     [
         "CC-BY-SA 4.0",  # licence of the data
         "Medical Segmentation Decathlon",  # the data
-        "--config_file configs/train.yaml --datalist list.json",  # command, without the folder
+        # the command as one types it, without the folders
+        "run training --config_file \"['configs/train.yaml','plan.yaml']\" --datalist list.json\n",
         "| seed | 0 |",
         "| cases | 166 |",
         "42 cases of 40 patients; dice over labels: 0.869 [0.860, 0.877], 95% intervals in brackets (bootstrap over",
@@ -263,66 +266,6 @@ def test_several_weights_are_averaged(run: Path, image: Path, tmp_path: Path) ->
     with torch.no_grad():
         mean = sum(member(patch).softmax(dim=1) for member in members) / 2
         assert torch.allclose(script(patch).softmax(dim=1), mean, atol=1e-5)
-
-
-# Others read it -------------------------------------------------------------------------------------------------------
-
-
-def test_deploy_reads_everything_from_the_torchscript(packed: Path, image: Path, tmp_path: Path) -> None:
-    """As MonaiBundleInferenceOperator: one file, LoadImage transforms left out, an image in memory without channels."""
-    path = packed / "models" / "model.ts"
-    with zipfile.ZipFile(path) as archive:
-        metadata = json.loads(archive.read("model/extra/metadata.json"))
-        config = json.loads(archive.read("model/extra/inference.json"))
-    parser = ConfigParser(config | {"device": "cpu"})
-    parser.read_meta(metadata)
-    preprocessing, postprocessing = (parser.get_parsed_content(name) for name in ("preprocessing", "postprocessing"))
-    preprocessing.transforms = tuple(t for t in preprocessing.transforms if "LoadImage" not in type(t).__name__)
-    volume = nibabel.load(image)
-    meta = {
-        "affine": volume.affine, "original_affine": volume.affine.copy(), "space": "RAS",
-        "spatial_shape": np.asarray(volume.shape), "original_channel_dim": "no_channel",
-    }  # fmt: skip
-    [key] = metadata["network_data_format"]["inputs"]
-    data = preprocessing({key: MetaTensor.ensure_torch_and_prune_meta(np.asarray(volume.dataobj), meta)})
-    network = torch.jit.load(str(path)).eval()
-    with torch.no_grad():
-        pred = parser.get_parsed_content("inferer")(inputs=data[key][None], network=network)[0]
-    mask = postprocessing({"pred": pred, key: data[key]})["pred"]
-    assert np.array_equal(mask[0].numpy(), _mask_by_medseg3d(packed, image, tmp_path))
-
-
-def test_label_reads_configuration_and_state_dict(packed: Path, image: Path, tmp_path: Path) -> None:
-    """As BundleInferTask: network, transforms and inferer of configs/inference.yaml, the image by its path.
-
-    It also puts the path in as "image_path", which Spacingd of MONAI 1.6.1 takes for metadata and fails on, in every
-    bundle that resamples NIfTI: left out here.
-    """
-    parser = ConfigParser()
-    parser.read_config(str(packed / "configs" / "inference.yaml"))
-    parser.config.update({"bundle_root": str(packed), "device": "cpu"})
-    network = parser.get_parsed_content("network_def", instantiate=True)
-    state = torch.load(packed / "models" / "model.pt", map_location="cpu")
-    assert set(network.state_dict()) == set(state.get("model", state))
-    network.load_state_dict(state)
-    [key] = metadata_of(packed)["network_data_format"]["inputs"]
-    data: dict[str, Any] = {key: str(image)}
-    for transform in parser.get_parsed_content("preprocessing", instantiate=True).transforms:
-        data = transform(data)
-    with torch.no_grad():
-        data["pred"] = parser.get_parsed_content("inferer", instantiate=True)(data[key][None], network.eval())[0]
-    for transform in parser.get_parsed_content("postprocessing", instantiate=True).transforms:
-        data = transform(data)
-    # Its own last step compares the prediction's shape with this, and resizes where they differ.
-    assert tuple(data[key].meta["spatial_shape"]) == tuple(data["pred"].shape[1:]) == (20, 24, 18)
-    assert np.array_equal(data["pred"][0].numpy(), _mask_by_medseg3d(packed, image, tmp_path))
-
-
-def _mask_by_medseg3d(packed: Path, image: Path, folder: Path) -> np.ndarray:
-    overrides = {"bundle_root": str(packed), "dataset_dir": str(image), "output_dir": str(folder), "amp": False}
-    path = str(packed / "configs" / "inference.yaml")
-    run_monai(config_file=path, logging_file=False, device="cpu", **overrides)
-    return np.asarray(nibabel.load(folder / "scan.nii.gz").dataobj)
 
 
 def test_onnx_computes_the_same(run: Path, tmp_path: Path) -> None:
@@ -465,6 +408,10 @@ def test_the_ensemble_that_a_bundle_is_gives_way_to_the_weights_that_are_packed(
     inference["evaluator"]["temperature"] = "@temperature"
     (source / "configs" / "inference.yaml").write_text(yaml.safe_dump(inference, sort_keys=False), encoding="utf-8")
     pack_bundle(source, tmp_path / "one", weights=[run])
-    packed = yaml.safe_load((tmp_path / "one" / "configs" / "inference.yaml").read_text(encoding="utf-8"))
+    packed = config_of(tmp_path / "one", "inference")
     assert packed["weights"] == paths[0]
     assert packed["temperature"] == 1.0
+    # The same number, found for these weights, is theirs.
+    (tmp_path / "calibration.yaml").write_text("temperature: 1.7\n")
+    pack_bundle(source, tmp_path / "two", weights=[run], config_files=[tmp_path / "calibration.yaml"])
+    assert config_of(tmp_path / "two", "inference")["temperature"] == 1.7
