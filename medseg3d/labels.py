@@ -6,10 +6,26 @@ Numpy is not needed: names and numbers only, for command line, checks and transf
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from medseg3d.errors import UsageError
 
-__all__ = ["file_ids", "map_regions", "region_label_ids"]
+__all__ = ["Repainting", "file_ids", "map_regions", "region_label_ids", "repainting"]
+
+
+@dataclass(frozen=True)
+class Repainting:
+    """What becomes of label ids where the extent of one structure changes.
+
+    Attributes:
+        paints: id of voxels that it gains.
+        takes: ids whose voxels it may gain; the background is among them.
+        leaves: each of its own ids → the id that a voxel has once the structure has lost it.
+    """
+
+    paints: int
+    takes: tuple[int, ...]
+    leaves: Mapping[int, int] = field(hash=False)
 
 
 def region_label_ids(regions: Mapping[str, Iterable[int]]) -> tuple[int, ...]:
@@ -41,6 +57,37 @@ def region_label_ids(regions: Mapping[str, Iterable[int]]) -> tuple[int, ...]:
         later |= own
         painted += own
     return tuple(reversed(painted))
+
+
+def repainting(regions: Mapping[str, Iterable[int]], name: str) -> Repainting:
+    """How label ids follow when the region ``name`` grows or shrinks, and every other region keeps what it can.
+
+    What the region loses, the regions inside of it lose too; it falls to the innermost of the others that holds it,
+    or to the background. What it gains may have an id of other regions only if these hold the id that it paints: the
+    core may take from the oedema around it, an organ nothing from its neighbour. Labels that exclude each other are
+    regions of one id.
+
+    >>> brats = {"whole": [1, 2, 3], "core": [1, 3], "enhancing": [3]}
+    >>> repainting(brats, "core")
+    Repainting(paints=1, takes=(0, 2), leaves={1: 2, 3: 2})
+    >>> repainting(brats, "whole").leaves, repainting({"left": [1], "right": [2]}, "left").takes
+    ({1: 0, 2: 0, 3: 0}, (0,))
+
+    Raises:
+        UsageError: no such region, or it is not clear which id one paints, see ``region_label_ids``.
+    """
+    if name not in regions:
+        raise UsageError(f"There is no region {name!r}, only {', '.join(regions)}.")
+    sets = {key: set(ids) for key, ids in regions.items()}
+    painted = dict(zip(sets, region_label_ids(sets), strict=True))
+    own, paints = sets[name], painted[name]
+    leaves = {
+        i: next((painted[key] for key in reversed(sets) if i in sets[key] and painted[key] not in own), 0)
+        for i in sorted(own)
+    }
+    others = sorted(set().union(*sets.values()) - own)
+    takes = [i for i in others if all(paints in ids for ids in sets.values() if i in ids)]
+    return Repainting(paints, (0, *takes), leaves)
 
 
 def file_ids(labels: Mapping[str, int], file_labels: Mapping[str, int]) -> dict[int, int]:

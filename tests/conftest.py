@@ -73,6 +73,35 @@ def tumour_datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_study(folder, modality="mri_tumor", cases=5, test_cases=1, seed=7, size=(48, 56, 42))
 
 
+@pytest.fixture(scope="session")
+def brats_datalist(tumour_datalist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those brains as real lists are: enhancing tumour is 4, a slab that nobody labelled is 9, channels are missing."""
+    import json
+
+    import nibabel
+    import numpy as np
+
+    folder, source = tmp_path_factory.mktemp("brats"), tumour_datalist.parent
+    content = json.loads(tumour_datalist.read_text())
+    entries = content["training"] + content["testing"]
+    for entry in entries:
+        label = nibabel.load(source / entry["label"])
+        voxels = np.asarray(label.dataobj).copy()
+        voxels[voxels == 3] = 4
+        voxels[:, :, : voxels.shape[2] // 3] = 9
+        nibabel.save(nibabel.Nifti1Image(voxels, label.affine), folder / f"{entry['case']}_seg.nii.gz")
+        entry["label"] = f"{entry['case']}_seg.nii.gz"
+        entry["image"] = [str(source / image) for image in entry["image"]]
+    for number, entry in enumerate(content["training"]):
+        entry["fold"] = number
+    entries[0]["image"][3] = entries[1]["image"][1] = entries[-1]["image"][3] = None  # fold 0 lacks FLAIR
+    path = folder / "dataset.json"
+    labels = {"necrotic_core": 1, "oedema": 2, "enhancing": 4}
+    regions = {"whole_tumour": [1, 2, 4], "tumour_core": [1, 4], "enhancing_tumour": [4]}
+    path.write_text(json.dumps(content | {"labels": labels, "regions": regions, "ignore_label": 9}))
+    return path
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu"):
         import torch

@@ -23,29 +23,6 @@ FILE_LABELS = {"necrotic_core": 1, "oedema": 2, "enhancing": 4}
 IGNORED = 9
 
 
-@pytest.fixture(scope="module")
-def real_life(tumour_datalist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The phantoms with enhancing tumour as 4, a slab of each that nobody labelled, and some channels missing."""
-    folder, source = tmp_path_factory.mktemp("real_life"), tumour_datalist.parent
-    content = json.loads(tumour_datalist.read_text())
-    entries = content["training"] + content["testing"]
-    for entry in entries:
-        label = nibabel.load(source / entry["label"])
-        voxels = np.asarray(label.dataobj).copy()
-        voxels[voxels == 3] = 4
-        voxels[:, :, : voxels.shape[2] // 3] = IGNORED
-        nibabel.save(nibabel.Nifti1Image(voxels, label.affine), folder / f"{entry['case']}_seg.nii.gz")
-        entry["label"] = f"{entry['case']}_seg.nii.gz"
-        entry["image"] = [str(source / image) for image in entry["image"]]
-    for number, entry in enumerate(content["training"]):
-        entry["fold"] = number
-    entries[0]["image"][3] = entries[1]["image"][1] = entries[-1]["image"][3] = None  # fold 0 lacks FLAIR
-    regions = {"whole_tumour": [1, 2, 4], "tumour_core": [1, 4], "enhancing_tumour": [4]}
-    path = folder / "dataset.json"
-    path.write_text(json.dumps(content | {"labels": FILE_LABELS, "regions": regions, "ignore_label": IGNORED}))
-    return path
-
-
 def overrides(datalist: Path, out: Path) -> dict[str, Any]:
     return {
         "bundle_root": str(BUNDLE), "datalist": str(datalist), "output_dir": str(out), "device": "cpu",
@@ -73,9 +50,9 @@ def test_ignored_voxels_keep_their_id_in_training(tmp_path: Path, ignored: int):
 
 
 @pytest.mark.parametrize("variant", ["regions", "labels_softmax"])
-def test_it_trains_evaluates_and_segments(real_life: Path, tmp_path: Path, variant: str):
+def test_it_trains_evaluates_and_segments(brats_datalist: Path, tmp_path: Path, variant: str):
     overlay = [variant] if variant != "regions" else []
-    given = overrides(real_life, tmp_path / "run")
+    given = overrides(brats_datalist, tmp_path / "run")
     run(run_id="training", config_file=files("train", *overlay), logging_file=False, **given)
     (header, row) = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     scored = list(TUMOUR_REGIONS) if variant == "regions" else list(FILE_LABELS)
@@ -95,8 +72,10 @@ def test_it_trains_evaluates_and_segments(real_life: Path, tmp_path: Path, varia
         f"file_labels: {json.dumps(FILE_LABELS)}\n"
     )
     weights = tmp_path / "run" / "best.pt"
-    run_bundle(BUNDLE, real_life, tmp_path / "out", weights=weights, config_files=config_files, save_probability=True)
-    case = json.loads(real_life.read_text())["testing"][0]["case"]
+    run_bundle(
+        BUNDLE, brats_datalist, tmp_path / "out", weights=weights, config_files=config_files, save_probability=True
+    )
+    case = json.loads(brats_datalist.read_text())["testing"][0]["case"]
     mask = nibabel.load(tmp_path / "out" / f"{case}.nii.gz")
     assert set(np.unique(mask.dataobj).tolist()) <= {0, 1, 2, 4}
     probability = nibabel.load(tmp_path / "out" / f"{case}_probability.nii.gz")
@@ -124,9 +103,9 @@ def test_it_trains_evaluates_and_segments(real_life: Path, tmp_path: Path, varia
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_does_not_fit_stops_before_training(
-    real_life: Path, tmp_path: Path, override: dict[str, Any], message: str
+    brats_datalist: Path, tmp_path: Path, override: dict[str, Any], message: str
 ):
-    given = overrides(real_life, tmp_path / "run") | override
+    given = overrides(brats_datalist, tmp_path / "run") | override
     with pytest.raises(RuntimeError) as caught:
         run(run_id="training", config_file=files("train"), logging_file=False, **given)
     assert isinstance(caught.value.__cause__, ConfigError)

@@ -63,9 +63,9 @@ def crossval(
     Every fold of every plan is trained in a process of its own (its log is
     STUDY/<plan>/fold<k>/train.log). Then each case is segmented by the networks
     that have not seen it; on these masks are chosen: the plan or ensemble of
-    plans, mirroring, and corrections of each label (largest component, smallest
-    volume, hole filling). Probabilities are calibrated, and the confidence of a
-    case is compared with its Dice.
+    plans, mirroring, and corrections of each label, or region (largest
+    component, smallest volume, hole filling). Probabilities are calibrated, and
+    the confidence of a case is compared with its Dice.
 
     Interrupted at any point, the same command goes on: finished folds and cases
     are recognised. A folder that holds a training of other cases or another
@@ -149,7 +149,7 @@ def _print(found: CrossValidation, console: Console) -> None:
             change = f"Dice {trial.before:.4f} → {trial.after:.4f}"
             cases = f"better in {len(trial.better)} cases, worse in {len(trial.worse)}"
             console.print(
-                f"Correction of {escape(trial.correction.label)}: {trial.correction.kind}{size}, {change}, {cases}"
+                f"Correction of {escape(trial.correction.structure)}: {trial.correction.kind}{size}, {change}, {cases}"
             )
     if not any(trial.taken for trial in found.trials):
         console.print("No correction of the masks helps: none is taken.")

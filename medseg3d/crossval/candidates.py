@@ -22,16 +22,17 @@ from medseg3d.geometry import voxel_volume_ml
 from medseg3d.inference.cases import read_image_header
 from medseg3d.inference.ensemble import NEAR_VOXELS
 from medseg3d.inference.export import write_nifti
+from medseg3d.inference.postprocess import mask_of
 from medseg3d.labels import file_ids
 from medseg3d.metrics import dice
 from medseg3d.volume import label_map, read_volume
 
 __all__ = [
+    "SAMPLED_VOXELS",
     "Candidate",
     "CaseRecord",
     "Structures",
     "all_candidates",
-    "mask_of",
     "network_ids",
     "predict_case",
     "read_record",
@@ -201,15 +202,6 @@ def network_ids(stored: NDArray[Any], labels: Mapping[str, int], file_labels: Ma
     for network_id, file_id in file_ids(labels, file_labels).items():
         mapped[stored == file_id] = network_id
     return mapped
-
-
-def mask_of(labels: NDArray[Any], ids: Sequence[int]) -> NDArray[np.bool_]:
-    """Where a label map has one of ``ids``; of a single id a hundred times as fast as ``numpy.isin``.
-
-    >>> mask_of(np.array([0, 1, 2]), [2]).tolist(), mask_of(np.array([0, 1, 2]), [1, 2]).tolist()
-    ([False, False, True], [False, True, True])
-    """
-    return np.asarray(labels == ids[0] if len(ids) == 1 else np.isin(labels, list(ids)))
 
 
 def _sample(foreground: NDArray[np.bool_], counted: NDArray[np.bool_], case: str) -> NDArray[np.int64]:

@@ -1,17 +1,31 @@
-"""Which correction of the masks is worth it for which label: tried on held-out cases, taken only where it helps."""
+"""Which correction of the masks is worth it for which structure: tried on held-out cases, taken only where it helps.
+
+Cases are looked at one after another. Of each, all that a decision can need is worked out at once (every correction
+alone, and hole filling on top of every other one), and a few numbers are kept; the decisions follow from those.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from medseg3d.crossval.candidates import Structures, mask_of
-from medseg3d.inference.postprocess import fill_holes, keep_largest, remove_small
+from medseg3d.crossval.candidates import Structures
+from medseg3d.crossval.pairs import PairCounter, Pairs
+from medseg3d.inference.postprocess import (
+    Box,
+    box_of,
+    fill_holes,
+    keep_largest,
+    label_boxes,
+    redrawn,
+    remove_small,
+)
+from medseg3d.labels import Repainting, repainting
 
 __all__ = ["MAX_LOSS", "MIN_GAIN", "RULE", "Correction", "LabelledCase", "Trial", "choose_corrections", "transforms_of"]
 
@@ -22,31 +36,44 @@ MAX_LOSS = 0.05
 """Dice that no single case may lose: a second lesion that is thrown away is not made up for by tidier others."""
 
 FRACTIONS = (0.005, 0.01, 0.02, 0.05, 0.1)
-"""Smallest components that are tried, as parts of the label's median volume in the references."""
+"""Smallest components that are tried, as parts of the structure's median volume in the references."""
 
 RULE = (
-    f"A correction of a label is taken if the mean Dice of the structures with it rises by {MIN_GAIN:g} or more "
-    f"over the held-out cases, more cases get better than worse, and no case loses more than {MAX_LOSS:g}. A case in "
-    "which neither side has the structure counts as 1 here, so that removing what is not there is worth something. "
-    "Tried in this order, each on top of what was taken: largest component, smallest volume (of those that hold, the "
-    "best), hole filling."
+    "What is corrected are labels; where the network answers with regions, these, from the first to the last. A "
+    f"correction is taken if the mean Dice of the structures that it touches rises by {MIN_GAIN:g} or more over the "
+    f"held-out cases, more cases get better than worse, and no case loses more than {MAX_LOSS:g}. A case in which "
+    "neither side has the structure counts as 1 here, so that removing what is not there is worth something. Tried in "
+    "this order, each on top of what was taken: largest component, smallest volume (of those that hold, the best), "
+    "hole filling."
 )
 
 Kind = Literal["largest", "min_size", "fill_holes"]
 BoolMask = NDArray[np.bool_]
+LabelMap = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Correction:
-    """One change of one label's mask; ``min_volume_ml`` belongs to ``min_size``."""
+    """One change of one structure's extent.
+
+    Attributes:
+        structure: label or region that is corrected.
+        rule: its ids, and what becomes of voxels that it gains or loses.
+        is_region: whether it is a region of a network that answers with regions.
+        min_volume_ml: of ``min_size``.
+    """
 
     kind: Kind
-    label: str
-    label_id: int
+    structure: str
+    rule: Repainting
+    is_region: bool = False
     min_volume_ml: float | None = None
 
-    def apply(self, mask: BoolMask, voxel_ml: float) -> BoolMask:
-        """The changed mask, by the functions that the transforms of ``transforms_of`` use."""
+    def apply(self, labels: LabelMap, voxel_ml: float) -> LabelMap:
+        """A copy of the label map with the structure corrected, as the transforms of ``transforms_of`` do it."""
+        return redrawn(labels, self.rule, lambda mask: self._changed(mask, voxel_ml))
+
+    def _changed(self, mask: BoolMask, voxel_ml: float) -> BoolMask:
         if self.kind == "largest":
             return keep_largest(mask)
         if self.kind == "fill_holes":
@@ -59,7 +86,7 @@ class Trial:
     """What a correction did to the held-out cases.
 
     Attributes:
-        before, after: mean over cases of the mean Dice of the structures that have the label.
+        before, after: mean over cases of the mean Dice of the structures that share a label with the corrected one.
         better, worse: names of the cases whose Dice rose or fell.
         worst_loss: the most that a case lost; 0 where none did.
         taken: whether it holds against the rule, and nothing better of its kind was taken.
@@ -82,23 +109,46 @@ class Trial:
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """A held-out case: reference and uncorrected mask as label maps, and a voxel's volume."""
+    """A held-out case: reference and uncorrected mask as label maps, and a voxel's volume.
+
+    Attributes:
+        counted: voxels that are scored; all of them where it is None. The rest is corrected along.
+    """
 
     case: str
-    reference: NDArray[Any]
-    mask: NDArray[Any]
+    reference: LabelMap
+    mask: LabelMap
     voxel_ml: float
+    counted: BoolMask | None = None
 
 
-@dataclass
-class _Boxed:
-    """One label of a case, cut to the box in which anything may change."""
+Chain = tuple[Correction, ...]
+"""Corrections of one structure, one on top of the other."""
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What may be done to one structure, and what is scored."""
+
+    steps: tuple[tuple[Correction, ...], ...]  # largest component, smallest volumes, hole filling
+    scored: Structures
+
+    @property
+    def rule(self) -> Repainting:
+        return self.steps[0][0].rule
+
+    @property
+    def removals(self) -> list[Chain]:
+        """What hole filling may come on top of: nothing, or one correction."""
+        return [(), *((correction,) for step in self.steps[:-1] for correction in step)]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """The mean Dice of a case after each chain."""
 
     case: str
-    reference: NDArray[Any]
-    labels: NDArray[Any]
-    voxel_ml: float
-    outside: Mapping[str, tuple[int, int, int]]  # counts of each structure beyond the box
+    scores: Mapping[Chain, float]
 
 
 def choose_corrections(
@@ -107,20 +157,32 @@ def choose_corrections(
     labels: Mapping[str, int],
     structures: Structures,
     median_ml: Mapping[str, float],
+    exclusive: bool = True,
 ) -> list[Trial]:
-    """Try every correction of every label; those with ``taken`` make the post-processing.
+    """Try every correction; those with ``taken`` make the post-processing.
+
+    In memory are one case at a time, with copies of the box around one structure, and of every other case fourteen
+    numbers a structure.
 
     Args:
-        cases: gives the held-out cases, once a label: they are read again rather than all held in memory.
-        labels: name → id.
+        cases: gives the held-out cases, one after another: once, or once a region, since a region is tried on top of
+            what was taken of those before it.
+        labels: name → id; what is corrected where labels exclude each other.
         structures: that are scored: labels, or regions of several ids.
-        median_ml: label → median volume in the references that have it.
+        median_ml: label or region → median volume in the references that have it.
+        exclusive: False where the network answers with the regions in ``structures``: these are corrected then.
     """
+    corrected = {name: (label,) for name, label in labels.items()} if exclusive else structures
+    targets = [_target(name, corrected, structures, median_ml.get(name, 0.0), exclusive) for name in corrected]
     trials: list[Trial] = []
-    for name, label_id in labels.items():
-        scored = {key: ids for key, ids in structures.items() if label_id in ids}
-        boxes = [box for case in cases() if (box := _box(case, label_id, scored)) is not None]
-        trials += _for_label(boxes, name, label_id, scored, median_ml.get(name, 0.0)) if boxes else []
+    for group in [targets] if exclusive else [[target] for target in targets]:
+        taken = [trial.correction for trial in trials if trial.taken]
+        outcomes: list[list[_Outcome]] = [[] for _ in group]
+        for case in cases():
+            _add(outcomes, case if exclusive else _corrected(case, taken), group)
+        trials += [
+            trial for target, rows in zip(group, outcomes, strict=True) if rows for trial in _judge(target, rows)
+        ]
     return trials
 
 
@@ -129,81 +191,97 @@ def transforms_of(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     return [_transform(trial.correction) for trial in trials if trial.taken]
 
 
-def _for_label(boxes: list[_Boxed], name: str, label_id: int, scored: Structures, median_ml: float) -> list[Trial]:
+def _target(name: str, corrected: Structures, structures: Structures, median_ml: float, exclusive: bool) -> _Target:
+    base = Correction(
+        "largest", name, repainting({name: corrected[name]} if exclusive else corrected, name), not exclusive
+    )
     sizes = [float(f"{fraction * median_ml:.2g}") for fraction in FRACTIONS if median_ml > 0]
-    steps: list[list[Correction]] = [
-        [Correction("largest", name, label_id)],
-        [Correction("min_size", name, label_id, size) for size in sizes],
-        [Correction("fill_holes", name, label_id)],
-    ]
+    return _Target(
+        steps=(
+            (base,),
+            tuple(replace(base, kind="min_size", min_volume_ml=size) for size in sizes),
+            (replace(base, kind="fill_holes"),),
+        ),
+        scored={key: ids for key, ids in structures.items() if set(ids) & set(corrected[name])},
+    )
+
+
+# One case -------------------------------------------------------------------------------------------------------------
+
+
+def _add(outcomes: Sequence[list[_Outcome]], case: LabelledCase, group: Sequence[_Target]) -> None:
+    """Append to each target's list what its corrections make of a case."""
+    counter = PairCounter(ids for target in group for ids in target.scored.values())
+    whole, boxes = counter.pairs(case.reference, case.mask, case.counted), label_boxes(case.mask)
+    for target, rows in zip(group, outcomes, strict=True):
+        rows.append(_outcome(case, target, counter, whole, box_of(boxes, tuple(target.rule.leaves))))
+
+
+def _outcome(case: LabelledCase, target: _Target, counter: PairCounter, whole: Pairs, box: Box | None) -> _Outcome:
+    (fill,) = target.steps[-1]
+    if box is None:  # not predicted: nothing to correct
+        score = counter.mean_dice(whole, target.scored)
+        return _Outcome(case.case, {chain: score for first in target.removals for chain in (first, (*first, fill))})
+    reference, labels = case.reference[box], case.mask[box]
+    counted = None if case.counted is None else case.counted[box]
+    outside = whole - counter.pairs(reference, labels, counted)
+
+    def score_of(changed: LabelMap) -> float:
+        return counter.mean_dice(outside + counter.pairs(reference, changed, counted), target.scored)
+
+    # By what the mask is then: most removals remove nothing, or the same as another one.
+    known: dict[bytes, tuple[float, float]] = {}
+    scores: dict[Chain, float] = {}
+    for chain in target.removals:
+        changed = chain[0].apply(labels, case.voxel_ml) if chain else labels
+        key = hashlib.sha256(changed.tobytes()).digest()
+        if key not in known:
+            known[key] = score_of(changed), score_of(fill.apply(changed, case.voxel_ml))
+        scores[chain], scores[(*chain, fill)] = known[key]
+    return _Outcome(case.case, scores)
+
+
+def _corrected(case: LabelledCase, corrections: Sequence[Correction]) -> LabelledCase:
+    """The case as what was taken so far leaves it."""
+    mask = case.mask
+    for correction in corrections:
+        box = box_of(label_boxes(mask), tuple(correction.rule.leaves))
+        if box is not None:
+            mask = mask.copy()
+            mask[box] = correction.apply(mask[box], case.voxel_ml)
+    return replace(case, mask=mask)
+
+
+# All cases ------------------------------------------------------------------------------------------------------------
+
+
+def _judge(target: _Target, outcomes: Sequence[_Outcome]) -> list[Trial]:
+    """The trials of one structure: each step on top of what the steps before it took."""
     done: list[Trial] = []
-    for step in steps:
-        if step and step[0].kind == "min_size" and any(trial.taken for trial in done):
+    taken: Chain = ()
+    for step in target.steps:
+        if taken and step and step[0].kind == "min_size":
             continue  # a single component is left
-        tried = [_try(boxes, correction, scored) for correction in step]
+        tried = [_trial(outcomes, taken, correction) for correction in step]
         best = max((trial for trial in tried if trial.holds), key=lambda trial: trial.after, default=None)
         if best is not None:
-            for box in boxes:
-                box.labels = _corrected(box, best.correction)
-        done += [Trial(**{**vars(trial), "taken": trial is best}) for trial in tried]
+            taken = (*taken, best.correction)
+        done += [replace(trial, taken=trial is best) for trial in tried]
     return done
 
 
-def _try(boxes: Sequence[_Boxed], correction: Correction, scored: Structures) -> Trial:
-    before = np.array([_score(box, box.labels, scored) for box in boxes])
-    after = np.array([_score(box, _corrected(box, correction), scored) for box in boxes])
-    change = after - before
+def _trial(outcomes: Sequence[_Outcome], taken: Chain, correction: Correction) -> Trial:
+    before = np.array([outcome.scores[taken] for outcome in outcomes])
+    after = np.array([outcome.scores[(*taken, correction)] for outcome in outcomes])
+    changes = list(zip(outcomes, after - before, strict=True))
     return Trial(
         correction,
         before=float(before.mean()),
         after=float(after.mean()),
-        better=tuple(box.case for box, gain in zip(boxes, change, strict=True) if gain > 1e-9),
-        worse=tuple(box.case for box, gain in zip(boxes, change, strict=True) if gain < -1e-9),
-        worst_loss=float(max(0.0, -change.min(initial=0.0))),
+        better=tuple(outcome.case for outcome, gain in changes if gain > 1e-9),
+        worse=tuple(outcome.case for outcome, gain in changes if gain < -1e-9),
+        worst_loss=float(max(0.0, -(after - before).min(initial=0.0))),
     )
-
-
-def _corrected(box: _Boxed, correction: Correction) -> NDArray[Any]:
-    """As the transforms do it: labels never take voxels from each other."""
-    before = box.labels == correction.label_id
-    if not before.any():
-        return box.labels
-    after = correction.apply(before, box.voxel_ml)
-    labels = box.labels.copy()
-    labels[before & ~after] = 0
-    labels[after & (labels == 0)] = correction.label_id
-    return labels
-
-
-def _box(case: LabelledCase, label_id: int, scored: Structures) -> _Boxed | None:
-    """The case around the label's mask; all of it counts where the label was not predicted."""
-    found = ndimage.find_objects((case.mask == label_id).astype(np.uint8))
-    inside = found[0] if found and found[0] is not None else (slice(0, 0),) * 3
-    outside = {
-        name: tuple(
-            int(np.count_nonzero(mask)) - int(np.count_nonzero(mask[inside]))
-            for mask in _masks(case.reference, case.mask, ids)
-        )
-        for name, ids in scored.items()
-    }
-    # Copies: a view would keep the whole image of every case in memory.
-    reference, mask = case.reference[inside].copy(), case.mask[inside].copy()
-    return _Boxed(case.case, reference, mask, case.voxel_ml, outside)  # type: ignore[arg-type]
-
-
-def _score(box: _Boxed, labels: NDArray[Any], scored: Structures) -> float:
-    """Mean Dice over the structures; 1 where neither side has one."""
-    values = []
-    for name, ids in scored.items():
-        inside = [int(np.count_nonzero(mask)) for mask in _masks(box.reference, labels, ids)]
-        reference, prediction, both = (a + b for a, b in zip(inside, box.outside[name], strict=True))
-        values.append(2 * both / (reference + prediction) if reference + prediction else 1.0)
-    return float(np.mean(values))
-
-
-def _masks(reference: NDArray[Any], labels: NDArray[Any], ids: Sequence[int]) -> tuple[BoolMask, BoolMask, BoolMask]:
-    truth, found = mask_of(reference, ids), mask_of(labels, ids)
-    return truth, found, truth & found
 
 
 def _transform(correction: Correction) -> dict[str, Any]:
@@ -213,4 +291,7 @@ def _transform(correction: Correction) -> dict[str, Any]:
         "fill_holes": "medseg3d.inference.FillHolesd",
     }[correction.kind]
     size = {} if correction.min_volume_ml is None else {"min_volume_ml": correction.min_volume_ml}
-    return {"_target_": target, "keys": "pred", **size, "applied_labels": correction.label_id}
+    of: dict[str, Any] = {"applied_labels": correction.rule.paints}
+    if correction.is_region:
+        of = {"regions": "@regions", "applied_regions": correction.structure}
+    return {"_target_": target, "keys": "pred", **size, **of}

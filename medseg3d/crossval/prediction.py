@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import nibabel
 import numpy as np
 
 from medseg3d.crossval.candidates import (
+    SAMPLED_VOXELS,
     Candidate,
     CaseRecord,
     Structures,
@@ -36,6 +38,9 @@ __all__ = ["Predictions", "predict_folds", "predict_out_of_fold", "samples_of"]
 Progress = Callable[[int, int], None]
 CANDIDATES = "candidates"
 
+MOST_VALUES = 50_000_000
+"""Probabilities that a calibration looks at, of all cases together: it takes about 40 bytes for each."""
+
 
 class Predictions:
     """What all candidates made of all held-out cases: small records in memory, label maps and samples on disk.
@@ -48,10 +53,12 @@ class Predictions:
         exclusive: whether labels exclude each other.
         flip_axes: configuration → number of axes it can be mirrored along.
         folder: where the files are.
+        ignore_label: id of reference voxels that do not count.
     """
 
-    def __init__(self, study: Study, *, mirror: bool) -> None:
+    def __init__(self, study: Study, *, mirror: bool, ignore_label: int | None = None) -> None:
         self.study = study
+        self.ignore_label = ignore_label
         self.configs = {c.name: inference_config(study, c) for c in study.configurations}
         regions = next(iter(self.configs.values())).get("regions") or {}
         self.exclusive = not regions
@@ -66,6 +73,16 @@ class Predictions:
         self.folder = study.output / CANDIDATES
         self.records: list[CaseRecord] = []
 
+    def median_ml(self) -> dict[str, float]:
+        """Median volume of each structure over the references that have it."""
+        names = {label_id: name for name, label_id in self.labels.items()}
+        volumes = {
+            structure: [sum(record.reference_ml[names[i]] for i in ids) for record in self.records]
+            for structure, ids in self.structures.items()
+        }
+        found = {structure: [value for value in values if value > 0] for structure, values in volumes.items()}
+        return {structure: float(np.median(values)) for structure, values in found.items() if values}
+
     def cases(self, candidate: Candidate) -> Callable[[], Any]:
         """Reads references and a candidate's masks, case by case, as often as it is called."""
         labels = {item["case"]: item["label"] for fold in self.study.folds for item in self.study.held_out(fold)}
@@ -73,11 +90,14 @@ class Predictions:
         def read() -> Any:
             for record in self.records:
                 mask: Any = nibabel.load(self.folder / candidate.key / f"{record.case}.nii.gz")
-                reference = network_ids(
-                    label_map(read_volume(Path(labels[record.case]))), self.labels, self.file_labels
+                stored = label_map(read_volume(Path(labels[record.case])))
+                yield LabelledCase(
+                    record.case,
+                    reference=network_ids(stored, self.labels, self.file_labels),
+                    mask=np.asanyarray(mask.dataobj),
+                    voxel_ml=voxel_volume_ml(np.asarray(mask.affine)),
+                    counted=None if self.ignore_label is None else stored != self.ignore_label,
                 )
-                voxels = np.asanyarray(mask.dataobj)
-                yield LabelledCase(record.case, reference, voxels, voxel_volume_ml(np.asarray(mask.affine)))
 
         return read
 
@@ -105,7 +125,7 @@ def predict_folds(
         CheckpointError: weights are missing, of another network, or were trained on a case that they should not know.
         CaseError: a case cannot be read or predicted.
     """
-    predictions = Predictions(study, mirror=mirror)
+    predictions = Predictions(study, mirror=mirror, ignore_label=ignore_label)
     total = sum(len(study.held_out(fold)) for fold in study.folds)
     for fold in study.folds:
         items = study.held_out(fold)
@@ -146,11 +166,17 @@ def _made_by(networks: str, item: Mapping[str, Any], ignore_label: int | None) -
 
 
 def samples_of(predictions: Predictions, candidate: Candidate) -> list[Sample]:
-    """The voxels of every case that were kept for the calibration."""
+    """The voxels of every case that were kept for the calibration.
+
+    Of many cases with many labels, every second, third, … of them, so that memory does not grow without end.
+    """
     samples = []
     for record in predictions.records:
         with np.load(predictions.folder / f"{record.case}.npz") as arrays:
-            samples.append(Sample(record.case, record.fold, arrays[candidate.key], arrays["truth"]))
+            probabilities, truth = arrays[candidate.key], arrays["truth"]
+        values = len(predictions.records) * SAMPLED_VOXELS * probabilities.shape[1]
+        step = math.ceil(values / MOST_VALUES)
+        samples.append(Sample(record.case, record.fold, probabilities[::step].copy(), truth[::step].copy()))
     return samples
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medseg3d.crossval.candidates import Candidate
+from medseg3d.crossval.candidates import Candidate, Structures
 from medseg3d.crossval.choice import MIN_GAIN, CandidateScore, choose_candidate, score_candidates
 from medseg3d.crossval.corrections import RULE, Trial, choose_corrections, transforms_of
 from medseg3d.crossval.honesty import CONFIDENCE, Calibrated, Confidence, calibrate, judge_confidence
@@ -104,7 +104,8 @@ def cross_validate(
         predictions.cases(candidate),
         labels=predictions.labels,
         structures=predictions.structures,
-        median_ml=_median_ml(predictions),
+        median_ml=predictions.median_ml(),
+        exclusive=predictions.exclusive,
     )
     samples = samples_of(predictions, candidate)
     calibrated = calibrate(samples, structures=predictions.structures, exclusive=predictions.exclusive)
@@ -136,7 +137,7 @@ def cross_validate(
         name=f"{study.folder.name}, {candidate.name}, out of fold",
         workers=workers,
     )
-    confidence = _confidence(masks, summary)
+    confidence = _confidence(masks, summary, predictions.structures)
     shipped = ship(
         study,
         predictions,
@@ -172,15 +173,6 @@ def _require_weights(study: Study) -> None:
         )
 
 
-def _median_ml(predictions: Predictions) -> dict[str, float]:
-    """Median volume of each label over the references that have it."""
-    volumes = {
-        name: [record.reference_ml[name] for record in predictions.records if record.reference_ml[name] > 0]
-        for name in predictions.labels
-    }
-    return {name: float(np.median(values)) for name, values in volumes.items() if values}
-
-
 def _scored_regions(predictions: Predictions) -> dict[str, list[int]]:
     """The network's regions, or else the data list's, in the ids of files and without those that are labels."""
     regions = predictions.study.regions
@@ -202,10 +194,12 @@ def _clear_if_changed(folder: Path, settings: Mapping[str, Any]) -> None:
         write_json(record, settings)
 
 
-def _confidence(masks: Path, summary: Summary) -> Confidence:
+def _confidence(masks: Path, summary: Summary, structures: Structures) -> Confidence:
+    """Confidence and Dice over the same structures: those that the network answers with."""
     dice: dict[str, list[float]] = {}
     for score in summary.scores:
-        dice.setdefault(score.case, []).append(score.scores.dice)
+        if score.scores.label in structures:
+            dice.setdefault(score.case, []).append(score.scores.dice)
     said, got = [], []
     for case, values in dice.items():
         sidecar = json.loads((masks / f"{case}.json").read_text(encoding="utf-8"))
@@ -280,7 +274,7 @@ def _candidate(score: CandidateScore, chosen: Candidate) -> dict[str, Any]:
 def _trial(trial: Trial) -> dict[str, Any]:
     return {
         "kind": trial.correction.kind,
-        "label": trial.correction.label,
+        "label": trial.correction.structure,
         "min_volume_ml": trial.correction.min_volume_ml,
         "before": trial.before,
         "after": trial.after,

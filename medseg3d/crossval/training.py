@@ -26,7 +26,8 @@ Progress = Callable[[int, int], None]
 
 # What prediction must have as training had it, as far as both name it.
 FOR_PREDICTION = (
-    "labels", "regions", "channels", "spacing", "patch_size", "window_hu", "normalize", "network_def",
+    "labels", "file_labels", "regions", "channels", "spacing", "patch_size", "window_hu", "value_ranges", "normalize",
+    "background", "network_def",
 )  # fmt: skip
 LOG = "train.log"
 LOG_TAIL = 12

@@ -1,13 +1,13 @@
 """Corrections of a label mask that a clinical task may ask for: connected components and holes.
 
-Each works on masks of shape (1, x, y, z), label by label, on the grid they lie on: after ``ToImageGridd`` that is the
-image file's, so volumes are true millilitres.
+Each works on masks of shape (1, x, y, z), label by label or region by region, on the grid they lie on: after
+``ToImageGridd`` that is the image file's, so volumes are true millilitres.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import cc3d
@@ -21,18 +21,65 @@ from scipy import ndimage
 
 from medseg3d.errors import GeometryError, UsageError
 from medseg3d.geometry import voxel_volume_ml
+from medseg3d.labels import Repainting, repainting
 
 __all__ = [
     "FillHolesd",
     "KeepLargestComponentd",
     "RemoveSmallComponentsd",
+    "box_of",
     "fill_holes",
     "keep_largest",
+    "label_boxes",
+    "mask_of",
+    "redrawn",
     "remove_small",
 ]
 
 Connectivity = Literal[6, 18, 26]
 BoolMask = NDArray[np.bool_]
+Box = tuple[slice, ...]
+
+
+def mask_of(labels: NDArray[Any], ids: Sequence[int]) -> BoolMask:
+    """Where a label map has one of ``ids``; of a single id a hundred times as fast as ``numpy.isin``.
+
+    >>> mask_of(np.array([0, 1, 2]), [2]).tolist(), mask_of(np.array([0, 1, 2]), [1, 2]).tolist()
+    ([False, False, True], [False, True, True])
+    """
+    return np.asarray(labels == ids[0] if len(ids) == 1 else np.isin(labels, list(ids)))
+
+
+def redrawn(labels: NDArray[Any], rule: Repainting, change: Callable[[BoolMask], BoolMask]) -> NDArray[Any]:
+    """A copy of a label map in which one structure has the extent that ``change`` gives it.
+
+    Where the structure is nowhere, ``change`` is not asked.
+
+    >>> whole = Repainting(paints=2, takes=(0,), leaves={1: 0, 2: 0})  # a core, id 1, with oedema around it
+    >>> redrawn(np.array([[[2, 1, 2, 0, 1]]]), whole, keep_largest).tolist()
+    [[[2, 1, 2, 0, 0]]]
+    """
+    before = mask_of(labels, tuple(rule.leaves))
+    if not before.any():
+        return labels.copy()
+    after, result = change(before), labels.copy()
+    result[after & ~before & mask_of(labels, rule.takes)] = rule.paints
+    for left, becomes in rule.leaves.items():
+        result[(labels == left) & ~after] = becomes
+    return result
+
+
+def label_boxes(labels: NDArray[Any]) -> dict[int, Box]:
+    """Bounding box of each label but the background."""
+    return {i: box for i, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
+
+
+def box_of(boxes: Mapping[int, Box], ids: Sequence[int]) -> Box | None:
+    """The box around several labels together; None where there is none of them."""
+    found = [boxes[i] for i in ids if i in boxes]
+    if not found:
+        return None
+    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*found, strict=True))
 
 
 def keep_largest(mask: BoolMask, *, connectivity: Connectivity = 26) -> BoolMask:
@@ -61,14 +108,29 @@ def fill_holes(mask: BoolMask) -> BoolMask:
     return np.asarray(ndimage.binary_fill_holes(mask), dtype=bool)
 
 
-class _PerLabeld(MapTransform):
-    """Changes each label's voxels on its own; labels never take voxels from each other."""
+class _PerStructured(MapTransform):
+    """Changes each structure on its own: a label, or with ``regions`` a region.
+
+    Labels never take voxels from each other. Of regions, ``medseg3d.labels.repainting`` says what becomes of the
+    voxels that one gains or loses.
+    """
 
     def __init__(
-        self, keys: KeysCollection, applied_labels: Sequence[int] | int | None, allow_missing_keys: bool
+        self,
+        keys: KeysCollection,
+        applied_labels: Sequence[int] | int | None,
+        regions: Mapping[str, Sequence[int]] | None,
+        applied_regions: Sequence[str] | str | None,
+        allow_missing_keys: bool,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if regions and applied_labels is not None:
+            raise UsageError(f"{type(self).__name__} corrects labels or regions: give applied_regions with regions.")
+        if applied_regions is not None and not regions:
+            raise UsageError(f"{type(self).__name__}: applied_regions needs regions, their names and label ids.")
         self.applied_labels = [applied_labels] if isinstance(applied_labels, int) else applied_labels
+        chosen = [applied_regions] if isinstance(applied_regions, str) else applied_regions
+        self.rules = [repainting(regions, name) for name in chosen or regions] if regions else None
 
     def __call__(self, data: Any) -> dict[Any, Any]:
         case = dict(data)
@@ -78,7 +140,7 @@ class _PerLabeld(MapTransform):
 
     @abstractmethod
     def change(self, mask: BoolMask, voxel_ml: float) -> BoolMask:
-        """The new mask of one label; ``mask`` is cut to the label's bounding box."""
+        """The new mask of one structure; ``mask`` is cut to the structure's bounding box."""
 
     def _applied(self, tensor: torch.Tensor) -> torch.Tensor:
         voxels = _as_numpy(tensor)
@@ -87,24 +149,33 @@ class _PerLabeld(MapTransform):
                                 "Put it after ToImageGridd.")  # fmt: skip
         labels = voxels[0].copy()
         voxel_ml = voxel_volume_ml(np.asarray(tensor.affine)) if isinstance(tensor, MetaTensor) else float("nan")
-        for label, box in _boxes(labels).items():
-            if self.applied_labels is None or label in self.applied_labels:
-                before = labels[box] == label
-                after = self.change(before, voxel_ml)
-                labels[box][before & ~after] = 0
-                labels[box][after & (labels[box] == 0)] = label
+        for rule, box in self._structures(labels):
+            labels[box] = redrawn(labels[box], rule, lambda mask: self.change(mask, voxel_ml))
         result = torch.from_numpy(labels[None])
         return MetaTensor(result, meta=tensor.meta) if isinstance(tensor, MetaTensor) else result
 
+    def _structures(self, labels: NDArray[Any]) -> Iterator[tuple[Repainting, Box]]:
+        """What is corrected, one after another, with its box in ``labels`` as they are by then."""
+        if self.rules is None:
+            for label, box in label_boxes(labels).items():
+                if self.applied_labels is None or label in self.applied_labels:
+                    yield repainting({"label": [label]}, "label"), box
+        for rule in self.rules or ():
+            box_now = box_of(label_boxes(labels), tuple(rule.leaves))
+            if box_now is not None:
+                yield rule, box_now
 
-class KeepLargestComponentd(_PerLabeld):
-    """Keep of each label only its largest connected component.
+
+class KeepLargestComponentd(_PerStructured):
+    """Keep of each label, or each region, only its largest connected component.
 
     Args:
         keys: label masks of shape (1, x, y, z).
         applied_labels: ids of the labels to change; all of them by default.
         connectivity: voxels touch over faces (6), edges too (18), or corners too (26).
         allow_missing_keys: skip keys that are not there.
+        regions: name → ids of a network that answers with regions: these are corrected instead of labels.
+        applied_regions: names of the regions to change, in this order; all of them by default.
     """
 
     def __init__(
@@ -113,8 +184,11 @@ class KeepLargestComponentd(_PerLabeld):
         applied_labels: Sequence[int] | int | None = None,
         connectivity: Connectivity = 26,
         allow_missing_keys: bool = False,
+        *,
+        regions: Mapping[str, Sequence[int]] | None = None,
+        applied_regions: Sequence[str] | str | None = None,
     ) -> None:
-        super().__init__(keys, applied_labels, allow_missing_keys)
+        super().__init__(keys, applied_labels, regions, applied_regions, allow_missing_keys)
         self.connectivity = connectivity
 
     def change(self, mask: BoolMask, voxel_ml: float) -> BoolMask:
@@ -122,8 +196,8 @@ class KeepLargestComponentd(_PerLabeld):
         return keep_largest(mask, connectivity=self.connectivity)
 
 
-class RemoveSmallComponentsd(_PerLabeld):
-    """Remove from each label its connected components under a volume.
+class RemoveSmallComponentsd(_PerStructured):
+    """Remove from each label, or each region, its connected components under a volume.
 
     Args:
         keys: label masks of shape (1, x, y, z), MetaTensors.
@@ -131,6 +205,8 @@ class RemoveSmallComponentsd(_PerLabeld):
         applied_labels: ids of the labels to change; all of them by default.
         connectivity: voxels touch over faces (6), edges too (18), or corners too (26).
         allow_missing_keys: skip keys that are not there.
+        regions: name → ids of a network that answers with regions: these are corrected instead of labels.
+        applied_regions: names of the regions to change, in this order; all of them by default.
     """
 
     def __init__(
@@ -140,8 +216,11 @@ class RemoveSmallComponentsd(_PerLabeld):
         applied_labels: Sequence[int] | int | None = None,
         connectivity: Connectivity = 26,
         allow_missing_keys: bool = False,
+        *,
+        regions: Mapping[str, Sequence[int]] | None = None,
+        applied_regions: Sequence[str] | str | None = None,
     ) -> None:
-        super().__init__(keys, applied_labels, allow_missing_keys)
+        super().__init__(keys, applied_labels, regions, applied_regions, allow_missing_keys)
         if not min_volume_ml >= 0:
             raise UsageError(f"min_volume_ml is {min_volume_ml}; a volume is not negative.")
         self.min_volume_ml = min_volume_ml
@@ -162,13 +241,17 @@ class RemoveSmallComponentsd(_PerLabeld):
         return remove_small(mask, min_voxels=min_voxels, connectivity=self.connectivity)
 
 
-class FillHolesd(_PerLabeld):
-    """Fill each label's cavities with it; voxels of other labels inside stay theirs.
+class FillHolesd(_PerStructured):
+    """Fill each label's, or each region's, cavities with it; voxels of other labels inside stay theirs.
+
+    A region takes what lies inside of it from the regions around it: a core is filled though oedema was found in it.
 
     Args:
         keys: label masks of shape (1, x, y, z).
         applied_labels: ids of the labels to change; all of them by default.
         allow_missing_keys: skip keys that are not there.
+        regions: name → ids of a network that answers with regions: these are corrected instead of labels.
+        applied_regions: names of the regions to change, in this order; all of them by default.
     """
 
     def __init__(
@@ -176,8 +259,11 @@ class FillHolesd(_PerLabeld):
         keys: KeysCollection,
         applied_labels: Sequence[int] | int | None = None,
         allow_missing_keys: bool = False,
+        *,
+        regions: Mapping[str, Sequence[int]] | None = None,
+        applied_regions: Sequence[str] | str | None = None,
     ) -> None:
-        super().__init__(keys, applied_labels, allow_missing_keys)
+        super().__init__(keys, applied_labels, regions, applied_regions, allow_missing_keys)
 
     def change(self, mask: BoolMask, voxel_ml: float) -> BoolMask:
         """The mask without cavities."""
@@ -190,11 +276,6 @@ def _components(mask: BoolMask, connectivity: Connectivity) -> tuple[NDArray[Any
     padded, count = cc3d.connected_components(np.pad(mask, 1), connectivity=connectivity, return_N=True)
     components = padded[1:-1, 1:-1, 1:-1]
     return components, np.bincount(components.ravel(), minlength=count + 1)[1:]
-
-
-def _boxes(labels: NDArray[Any]) -> dict[int, tuple[slice, ...]]:
-    """Bounding box of each label but the background."""
-    return {i: box for i, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
 
 
 def _as_numpy(tensor: torch.Tensor) -> NDArray[Any]:

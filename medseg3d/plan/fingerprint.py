@@ -174,7 +174,9 @@ class Fingerprint:
 
 
 def ignored_label(datalist: DataList) -> int | None:
-    """The id of the label called ``ignore``, as nnU-Net names voxels whose truth is not known; None without one."""
+    """The id of voxels whose truth is not known: the list's own, or the label that is called ``ignore``; or None."""
+    if datalist.ignore_label is not None:
+        return datalist.ignore_label
     return next((i for name, i in datalist.labels.items() if name.lower() == "ignore"), None)
 
 

@@ -134,7 +134,7 @@ class TestCorrections:
         reference[0, 8:, 8:] = mask[0, 8:, 8:] = 2
         reference[8:, 0, 8:] = mask[8:, 0, 8:] = 2
         found = trials(*[(reference, mask)] * 2, labels={"organ": 1, "pair": 2}, median_ml={"organ": 0.1, "pair": 0.03})
-        assert [(t.correction.label, t.correction.kind) for t in found if t.taken] == [("organ", "largest")]
+        assert [(t.correction.structure, t.correction.kind) for t in found if t.taken] == [("organ", "largest")]
 
     def test_regions_are_judged_with_all_their_labels(self):
         # The speck is of label 2 and lies in the reference of label 1: without it the whole is worse.
@@ -148,7 +148,7 @@ class TestCorrections:
             median_ml={"core": 0.008, "edema": 0.06},
         )
         taken = next(t for t in found if t.taken)
-        assert (taken.correction.label, taken.correction.kind) == ("core", "largest")
+        assert (taken.correction.structure, taken.correction.kind) == ("core", "largest")
         # Core: Dice 16/17 → 1; whole: 1 → 2·71/(72 + 71).
         assert taken.after == pytest.approx((1 + 142 / 143) / 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 from monai.data import MetaTensor
 
 from medseg3d.crossval import predictor
+from medseg3d.crossval.candidates import Candidate
 from medseg3d.crossval.corrections import LabelledCase, choose_corrections
+from medseg3d.crossval.prediction import samples_of
 from medseg3d.crossval.predictor import labels_of_mean
 from medseg3d.inference import ToImageGridd
 from medseg3d.inference.ensemble import stand_in
@@ -77,3 +80,16 @@ def test_corrections_keep_no_whole_image():
     choose_corrections(cases, labels={"organ": 1}, structures={"organ": (1,)}, median_ml={"organ": 1.0})
     assert len(read) == 12
     assert most <= 4  # one case's two, and those of the one before while the loop's name still holds it
+
+
+@pytest.mark.parametrize(("most", "kept"), [(10**9, 4000), (6 * 4000 * 2, 4000), (6 * 4000, 2000), (6 * 1000, 500)])
+def test_calibration_looks_at_a_bounded_number_of_values(tmp_path, monkeypatch, most, kept):
+    """Six cases of 4,000 voxels and two channels: all of them, every second, every eighth."""
+    monkeypatch.setattr("medseg3d.crossval.prediction.MOST_VALUES", most)
+    candidate = Candidate(("3d",))
+    for number in range(6):
+        probabilities, truth = np.full((4000, 2), 0.5, np.float16), np.zeros(4000, np.uint8)
+        np.savez_compressed(tmp_path / f"c{number}.npz", truth=truth, **{candidate.key: probabilities})
+    records = [SimpleNamespace(case=f"c{number}", fold=0) for number in range(6)]
+    found = samples_of(SimpleNamespace(records=records, folder=tmp_path), candidate)
+    assert [(sample.probabilities.shape, sample.truth.shape) for sample in found] == [((kept, 2), (kept,))] * 6
