@@ -54,7 +54,7 @@ def without_spacingd(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     preprocessing = config.get("preprocessing")
     transforms = preprocessing.get("transforms") if isinstance(preprocessing, Mapping) else None
-    if not isinstance(transforms, list):
+    if not isinstance(preprocessing, Mapping) or not isinstance(transforms, list):
         return dict(config)
     return {**config, "preprocessing": {**preprocessing, "transforms": [_as_function(item) for item in transforms]}}
 
@@ -78,7 +78,9 @@ def with_handlers(config: Mapping[str, Any]) -> dict[str, Any]:
     """The training with an empty list ``train::handlers``, which the trainer takes; as it was where it has one."""
     section = config.get("train")
     trainer = section.get("trainer") if isinstance(section, Mapping) else None
-    if not isinstance(trainer, Mapping) or "handlers" in section or "train_handlers" in trainer:
+    if not isinstance(section, Mapping) or not isinstance(trainer, Mapping):
+        return dict(config)
+    if "handlers" in section or "train_handlers" in trainer:
         return dict(config)
     target = find_target(trainer.get("_target_")).callable
     accepted = arguments(target) if target else None

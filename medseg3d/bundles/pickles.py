@@ -203,7 +203,7 @@ def _read_pickle(file: IO[bytes]) -> tuple[list[str], str]:
             elif opcode.name in PUT:
                 memo[len(memo) if argument is None else int(argument)] = last
                 continue
-            last = memo.get(int(argument)) if opcode.name in GET else argument
+            last = memo.get(int(str(argument))) if opcode.name in GET else argument
             if isinstance(last, str):
                 texts.append(last)
     except (ValueError, EOFError, UnicodeDecodeError, IndexError, OverflowError) as error:
