@@ -71,7 +71,8 @@ def record_run(trainer: ResumableTrainer) -> Path:
     if process_rank():
         return path
     config = {key: value for key, value in current_run().workflow.parser.get().items() if key != "_meta_"}
-    text = json.dumps(config, sort_keys=True, default=str)
+    # In its own order: that of regions is the order of the network's channels.
+    text = json.dumps(config, default=str)
     earlier = json.loads(path.read_text()) if path.is_file() and trainer.state.epoch else {}
     if earlier:
         _require_same_config(earlier["config"], json.loads(text), path)
@@ -91,7 +92,7 @@ def record_run(trainer: ResumableTrainer) -> Path:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: package_version(name) for name in PACKAGES},
-        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
         "code_sha256": _sha256_of(sorted(Path(medseg3d.__file__).parent.rglob("*.py"))),
         "data_sha256": _data_sha256(train.data),
         "cases": len(train.data),
