@@ -141,7 +141,7 @@ def _check_array(file: IO[bytes], where: str) -> Iterator[Problem]:
         what = f"calls itself an array of NumPy, and its header cannot be read ({' '.join(str(error).split())})."
         yield Problem(where, what, "Get it again: it is damaged.", severity="review")
         return
-    named, _ = _read_pickle(io.BytesIO(file.read(MAX_BYTES)))
+    named, _ = _names_in(io.BytesIO(file.read(MAX_BYTES)))
     dangerous = [problem for name in named if (problem := _called(name, where)).severity == "error"]
     yield from (replace(problem, remedy=_NO_OBJECTS) for problem in dangerous)
     if not dangerous:
@@ -177,7 +177,7 @@ def _check_pickles(file: IO[bytes], where: str) -> Iterator[Problem]:
 
 
 def _check_stream(file: IO[bytes], where: str, allowed: re.Pattern[str], *, is_first: bool = True) -> Iterator[Problem]:
-    seen, fault = _read_pickle(file)
+    seen, fault = _names_in(file)
     if fault and is_first and not seen:
         what = f"is neither a zip of torch.save nor a whole pickle ({fault})."
         yield Problem(where, what, "Get it again, or write it with torch.save.", severity="warning")
@@ -186,7 +186,7 @@ def _check_stream(file: IO[bytes], where: str, allowed: re.Pattern[str], *, is_f
             yield _called(name, where)
 
 
-def _read_pickle(file: IO[bytes]) -> tuple[list[str], str]:
+def _names_in(file: IO[bytes]) -> tuple[list[str], str]:
     """The names in a pickle that may be called, sorted, and why it could not be read to its end ("" if it could)."""
     seen: set[str] = set()
     texts: list[str] = []
