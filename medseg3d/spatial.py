@@ -31,6 +31,10 @@ class RandSpatialPatchd(Randomizable, MapTransform):
     Rotations and deformations are in millimetres, so they are rigid and smooth on anisotropic grids too. Images are
     interpolated linearly, labels by nearest neighbour. Outside the volume images are ``padding_value`` and labels 0.
 
+    The mask of a cascade's first stage, the image's last channel (``medseg3d.transforms.AddPreviousd``), holds label
+    ids and is read as labels are. A channel a label comes only later: 0 and 1, turned and interpolated, would be
+    neither, and several times the memory.
+
     Args:
         keys: entries of shape (channel, x, y, z), all on one grid.
         spatial_size: voxels of the patch. An axis of 1 makes it a slice, which is turned and bent only in its plane.
@@ -53,6 +57,7 @@ class RandSpatialPatchd(Randomizable, MapTransform):
         flip_axes: axes mirrored with probability ½ each.
         padding_value: of images outside the volume.
         annotated_key: entry with the flat indices of voxels that are labelled, of cases where some are not.
+        previous_key: entry with the number of an image's last channels that hold label ids, where some do.
         in_plane: whether to turn, scale and bend slices along the shortest axis only in their plane. None does so where
             they are few (``thin_axes``), as nnU-Net does ("dummy 2D"): to interpolate between them would blur them.
     """
@@ -78,10 +83,12 @@ class RandSpatialPatchd(Randomizable, MapTransform):
         padding_value: float = 0.0,
         in_plane: bool | None = None,
         annotated_key: str = "label_annotated_indices",
+        previous_key: str = "previous_channels",
     ) -> None:
         MapTransform.__init__(self, keys)
         self.spatial_size = np.array(spatial_size, dtype=int)
         self.label_key, self.indices_key, self.annotated_key = label_key, indices_key, annotated_key
+        self.previous_key = previous_key
         self.foreground_prob = foreground_prob
         self.spacing = np.array(spacing, dtype=float)
         self.rotate_range, self.scale_range = np.array(rotate_range), scale_range
@@ -99,19 +106,25 @@ class RandSpatialPatchd(Randomizable, MapTransform):
         sample = dict(data)
         shape = np.array(sample[self.label_key].shape[1:])
         annotated = sample.pop(self.annotated_key, None)
+        masks = int(sample.pop(self.previous_key, 0))
         centre = self._centre(sample.pop(self.indices_key), shape, annotated)
         matrix = self._matrix()
         flips = [axis for axis in range(3) if axis in self.flip_axes and self.R.random() < 0.5]
         displacement = self._displacement() if self.R.random() < self.elastic_prob else None
         if matrix is None and displacement is None:
-            return self._cut(sample, centre, flips)
-        return self._resample(sample, centre, np.eye(3) if matrix is None else matrix, flips, displacement)
+            return self._cut(sample, centre, flips, masks)
+        return self._resample(sample, centre, np.eye(3) if matrix is None else matrix, flips, displacement, masks)
 
-    def _cut(self, sample: dict[Hashable, Any], centre: NDArray, flips: Sequence[int]) -> dict[Hashable, Any]:
+    def _cut(
+        self, sample: dict[Hashable, Any], centre: NDArray, flips: Sequence[int], masks: int
+    ) -> dict[Hashable, Any]:
         first = np.round(centre - (self.spatial_size - 1) / 2).astype(int)
         for key in self.key_iterator(sample):
             is_label = key == self.label_key
-            patch = _crop(sample[key], first, self.spatial_size, padding=0 if is_label else self.padding_value)
+            image, ids = _apart(sample[key], 0 if is_label else masks)
+            patch = _crop(image, first, self.spatial_size, padding=0 if is_label else self.padding_value)
+            if len(ids):
+                patch = torch.cat([patch, _crop(ids, first, self.spatial_size, padding=0)])
             patch = patch.flip([axis + 1 for axis in flips])  # a copy, also without any axis
             sample[key] = patch if is_label else patch.float()
         return sample
@@ -123,6 +136,7 @@ class RandSpatialPatchd(Randomizable, MapTransform):
         matrix: NDArray,
         flips: Sequence[int],
         displacement: torch.Tensor | None,
+        masks: int,
     ) -> dict[Hashable, Any]:
         matrix = matrix * [-1.0 if axis in flips else 1.0 for axis in range(3)]
         bent = np.zeros(3) if displacement is None else displacement.abs().amax(dim=(0, 1, 2)).numpy()
@@ -141,9 +155,9 @@ class RandSpatialPatchd(Randomizable, MapTransform):
             if key == self.label_key:
                 sample[key] = (label - 1).clamp_(min=0).to(volume.dtype)
             else:
-                sample[key] = _read(volume[near].float(), grid, mode="bilinear").masked_fill_(
-                    outside, self.padding_value
-                )
+                image, ids = _apart(volume, masks)
+                patch = _read(image[near].float(), grid, mode="bilinear").masked_fill_(outside, self.padding_value)
+                sample[key] = torch.cat([patch, _read(ids[near].float(), grid, mode="nearest")]) if masks else patch
         return sample
 
     def _centre(
@@ -249,6 +263,12 @@ def thin_axes(size: Sequence[int] | NDArray, *, threshold: float = THIN) -> set[
     sizes = [int(n) for n in size]
     thin = {axis for axis, n in enumerate(sizes) if n == 1}
     return thin | ({sizes.index(min(sizes))} if max(sizes) > threshold * min(sizes) else set())
+
+
+def _apart(volume: torch.Tensor, masks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The image's channels, and its last ``masks`` ones, which hold label ids."""
+    first = len(volume) - masks
+    return volume[:first], volume[first:]
 
 
 def _crop(volume: torch.Tensor, first: NDArray, size: NDArray, *, padding: float) -> torch.Tensor:

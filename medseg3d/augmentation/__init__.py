@@ -10,6 +10,7 @@ from medseg3d.augmentation.base import ChannelTransform, SampleTransform
 from medseg3d.augmentation.batch import BatchAugmentation
 from medseg3d.augmentation.dropout import DropChannels
 from medseg3d.augmentation.intensity import Brightness, Contrast, Gamma, GaussianNoise
+from medseg3d.augmentation.masks import RemoveComponent, ReshapeMask
 from medseg3d.augmentation.mirror import Mirror
 from medseg3d.augmentation.sharpness import GaussianBlur, LowResolution
 
@@ -27,6 +28,8 @@ __all__ = [
     "LowResolution",
     "Mirror",
     "Motion",
+    "RemoveComponent",
+    "ReshapeMask",
     "SampleTransform",
     "Spike",
 ]

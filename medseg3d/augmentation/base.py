@@ -24,7 +24,10 @@ class SampleTransform(Protocol):
     def __call__(
         self, image: torch.Tensor, label: torch.Tensor, random: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The image (channel, *spatial) and the label map (1, *spatial), changed or as they were."""
+        """The image (channel, *spatial) and the label map (1, *spatial), changed or as they were.
+
+        Behind the label map may lie masks of an earlier network, which move with it.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,8 @@ class BatchAugmentation:
         transforms: applied in this order.
         absent: what a channel is filled with that a case lacks. Transforms are shown 0 there, which they leave alone
             and which ``DropChannels`` writes.
+        image_channels: how many channels are of the image; None for all. Those behind them hold label ids, the mask
+            of a cascade's first stage: transforms are given them behind the label, and not in the image.
 
     >>> from medseg3d.augmentation import Brightness
     >>> augment = BatchAugmentation([Brightness(prob=1.0, factor=(2.0, 2.0))])
@@ -39,9 +41,12 @@ class BatchAugmentation:
     tensor(2.)
     """
 
-    def __init__(self, transforms: Iterable[SampleTransform], *, absent: float = 0.0) -> None:
+    def __init__(
+        self, transforms: Iterable[SampleTransform], *, absent: float = 0.0, image_channels: int | None = None
+    ) -> None:
         self.transforms = list(transforms)
         self.absent = float(absent)
+        self.image_channels = image_channels
 
     @torch.no_grad()
     def __call__(
@@ -67,7 +72,9 @@ class BatchAugmentation:
         return image, label
 
     def _augment(self, image: torch.Tensor, label: torch.Tensor, place: int, random: np.random.Generator) -> None:
-        sample, labels = image[place], label[place]
+        own = image.shape[1] if self.image_channels is None else self.image_channels
+        sample, masks, labels = image[place, :own], image[place, own:], label[place]
+        labels = torch.cat([labels, masks.to(labels.dtype)]) if len(masks) else labels
         was_zero = _is_constant(sample, 0.0) if self.absent else None
         if was_zero is not None:
             sample[_is_constant(sample, self.absent)] = 0
@@ -75,7 +82,8 @@ class BatchAugmentation:
             sample, labels = transform(sample, labels, random)
         if was_zero is not None:
             sample[_is_constant(sample, 0.0) & ~was_zero] = self.absent
-        image[place], label[place] = sample, labels
+        image[place, :own], label[place] = sample, labels[:1]
+        masks.copy_(labels[1:])
 
 
 def _is_constant(image: torch.Tensor, value: float) -> torch.Tensor:

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from medseg3d.bundles.merge import META, SEPARATOR, Merged, lookup
+from medseg3d.bundles.network_input import network_channels
 from medseg3d.bundles.problems import Problem
 from medseg3d.bundles.targets import arguments, find_target
 from medseg3d.bundles.values import UNKNOWN, Values
@@ -177,7 +178,7 @@ def _check_data_format(merged: Merged, values: Values) -> list[Problem]:
 
 def _check_channel_names(merged: Merged, data_format: Mapping[str, Any], values: Values) -> list[Problem]:
     problems = []
-    labels, channels = values.get("labels"), values.get("channels")
+    labels, channels = values.get("labels"), network_channels(merged.config, values)
     id_ = SEPARATOR.join(("outputs", "pred", "channel_def"))
     stated = lookup(data_format, id_)
     regions = values.get("regions")
@@ -194,7 +195,7 @@ def _check_channel_names(merged: Merged, data_format: Mapping[str, Any], values:
     stated = lookup(data_format, id_)
     if isinstance(channels, list) and isinstance(stated, Mapping):
         described_channels = [str(stated[key]) for key in sorted(stated, key=str)]
-        if described_channels != [str(channel) for channel in channels]:
+        if described_channels != channels:
             problems.append(_disagreement(merged, id_, described_channels, "channels", channels))
     return problems
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from medseg3d.bundles.consistency import stride_of_network
 from medseg3d.bundles.merge import META, Merged, lookup
+from medseg3d.bundles.network_input import network_channels
 from medseg3d.bundles.runs import TrainedWeights, shown_command
 from medseg3d.bundles.targets import arguments, find_target
 from medseg3d.bundles.values import StaticValues
@@ -104,9 +105,9 @@ def _data_format(stated: Mapping[str, Any], config: Mapping[str, Any]) -> dict[s
     values = StaticValues(config)
     inputs, outputs = dict(stated.get("inputs", {})), dict(stated.get("outputs", {}))
     image, pred = dict(inputs.get("image", {})), dict(outputs.get("pred", {}))
-    channels = values.get("channels")
-    if isinstance(channels, list) and "channel_def" in image:
-        image["channel_def"] = {str(number): str(channel) for number, channel in enumerate(channels)}
+    channels = network_channels(config, values)
+    if channels is not None and "channel_def" in image:
+        image["channel_def"] = {str(number): channel for number, channel in enumerate(channels)}
         image["num_channels"] = len(channels)
     names = _channel_names(values, pred)
     if names:
@@ -135,9 +136,9 @@ def _in_words(data_format: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _out_channels(values: StaticValues, config: Mapping[str, Any]) -> Any:
-    stated = values.get("network_def::out_channels")
-    if isinstance(stated, int):
-        return stated
+    for id_ in ("network_def::out_channels", "network_def::network::out_channels"):  # the latter of a wrapped network
+        if isinstance(stated := values.get(id_), int):
+            return stated
     target = find_target(lookup(config, "network_def::_target_")).callable
     accepted = arguments(target) if target else None
     return accepted.defaults.get("out_channels") if accepted else None

@@ -15,6 +15,7 @@ from monai.data import save_net_with_metadata
 
 from medseg3d.bundles.consistency import stride_of_network
 from medseg3d.bundles.merge import Merged
+from medseg3d.bundles.network_input import network_channels
 from medseg3d.bundles.values import StaticValues
 from medseg3d.bundles.weights import PackedWeights, load_members
 from medseg3d.errors import ConfigError, UsageError
@@ -115,8 +116,8 @@ def _example(config: Mapping[str, Any]) -> torch.Tensor:
     if size is None:
         axes = values.get("network_def::spatial_dims")
         size = [SIDE] * (axes if isinstance(axes, int) else 3)
-    channels = values.get("channels")
-    count = len(channels) if isinstance(channels, list) else values.get("network_def::in_channels")
+    channels = network_channels(config, values)
+    count = len(channels) if channels is not None else values.get("network_def::in_channels")
     if not isinstance(count, int):
         raise ConfigError("The number of input channels is not known: name 'channels' in the configuration.")
     return torch.randn(1, count, *size, generator=torch.Generator().manual_seed(0))

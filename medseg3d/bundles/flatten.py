@@ -36,6 +36,7 @@ PLACES = frozenset(
         "initial_weights",
         "num_workers",
         "output_dir",
+        "previous_dir",
         "resume",
         "warm_start",
         "weights",

@@ -31,7 +31,7 @@ def crossval(
     ],
     configuration: Annotated[
         list[str] | None,
-        typer.Option(help="Only this plan of the study (3d, 2d, lowres); may be repeated.", show_default="all"),
+        typer.Option(help="Only this plan (3d, 2d, lowres, cascade); may be repeated.", show_default="all"),
     ] = None,
     folds: Annotated[str, typer.Option(help="Only these folds: 0,1.", show_default="all of the data list")] = "",
     bundle: Annotated[
@@ -61,7 +61,8 @@ def crossval(
     """Train all folds of a study, choose what works on held-out cases, and pack it as one bundle.
 
     Every fold of every plan is trained in a process of its own (its log is
-    STUDY/<plan>/fold<k>/train.log). Then each case is segmented by the networks
+    STUDY/<plan>/fold<k>/train.log); those of the cascade last, with masks of all
+    cases by the low-resolution networks that have not seen them. Then each case is segmented by the networks
     that have not seen it; on these masks are chosen: the plan or ensemble of
     plans, mirroring, and corrections of each label, or region (largest
     component, smallest volume, hole filling). Probabilities are calibrated, and

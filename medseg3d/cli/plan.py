@@ -36,8 +36,9 @@ def plan(
 
     Every training case is read once (and again only when its files change). Spacing, normalisation, patch, batch,
     network, mirroring and tolerances follow from what they hold by stated rules, and from the memory that the network
-    itself takes. plan.html shows every value with its reason; plan.yaml, plan_2d.yaml and plan_lowres.yaml are further
-    files for --config_file; dataset.json is the list with folds. The same data give the same files.
+    itself takes. plan.html shows every value with its reason; plan.yaml, plan_2d.yaml and, for large images,
+    plan_lowres.yaml and plan_cascade.yaml are further files for --config_file; dataset.json is the list with folds.
+    The same data give the same files.
 
     [bold]Examples[/]
 

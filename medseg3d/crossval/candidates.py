@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg3d.crossval.predictor import Answer, Predictor
+from medseg3d.crossval.study import CASCADE
 from medseg3d.files import whole_or_not_at_all, write_json
 from medseg3d.geometry import voxel_volume_ml
 from medseg3d.inference.cases import read_image_header
@@ -68,8 +69,12 @@ class Candidate:
         return "+".join(self.configurations) + ("_mirrored" if self.mirrored else "")
 
     def passes(self, flip_axes: Mapping[str, int]) -> int:
-        """Passes through a network a window costs; ``flip_axes`` has the number of mirrored axes of each plan."""
-        return sum(2 ** flip_axes[name] if self.mirrored else 1 for name in self.configurations)
+        """Passes through a network a window costs; ``flip_axes`` has the number of mirrored axes of each plan.
+
+        The cascade's first stage is one more.
+        """
+        own = sum(2 ** flip_axes[name] if self.mirrored else 1 for name in self.configurations)
+        return own + (CASCADE in self.configurations)
 
 
 @dataclass(frozen=True)

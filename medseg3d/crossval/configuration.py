@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from medseg3d.crossval.study import Configuration, Study
+from medseg3d.crossval.cascade import previous_dir
+from medseg3d.crossval.study import CASCADE, Configuration, Study
 from medseg3d.errors import ConfigError
 
-__all__ = ["EnsemblePart", "ensemble_config", "inference_config", "training_config"]
+__all__ = ["EnsemblePart", "ensemble_config", "inference_config", "training_config", "with_first_stage"]
 
 # Of a plan these concern a run, not what is run; inference.yaml has its own.
 OF_A_RUN = frozenset(
@@ -55,7 +56,8 @@ def training_config(study: Study, configuration: Configuration) -> dict[str, Any
 def inference_config(study: Study, configuration: Configuration) -> dict[str, Any]:
     """The bundle's ``inference.yaml`` with what the plan says of ids that are in it.
 
-    A plan is written for training: ids that only training has (batch size, rates) are left out here.
+    A plan is written for training: ids that only training has (batch size, rates) are left out here. The cascade's
+    reads the masks that the first stage made out of fold.
     """
     from monai.bundle import ConfigParser
     from monai.bundle.config_parser import merge_kv
@@ -66,7 +68,22 @@ def inference_config(study: Study, configuration: Configuration) -> dict[str, An
         root = re.split("::|#", key.removeprefix("+"))[0]
         if root in base and root not in OF_A_RUN:
             merge_kv(parser, key, value)
-    return dict(parser.get())
+    own = {"previous_dir": str(previous_dir(study))} if configuration.name == CASCADE else {}
+    return dict(parser.get()) | own
+
+
+def with_first_stage(config: Mapping[str, Any], first: EnsemblePart) -> dict[str, Any]:
+    """A cascade's inference configuration that makes the first stage's masks itself, in front of its preprocessing.
+
+    Args:
+        config: of the second stage, which reads masks from ``previous_dir``.
+        first: the first stage, and the weights of its members.
+    """
+    changed = copy.deepcopy(dict(config)) | {"previous_dir": None}
+    section, content, stage = _partner(replace(first, name="first_stage"), first.config, changed)
+    step = {"_target_": "medseg3d.inference.FirstStaged", "keys": "image", "stage": stage}
+    changed["preprocessing"]["transforms"].insert(0, step | {"device": "@device", "amp": "@amp"})
+    return _before(changed, "preprocessing", {section: content})
 
 
 def ensemble_config(

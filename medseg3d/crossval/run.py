@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ import numpy as np
 import torch
 
 from medseg3d.crossval.candidates import Candidate, Structures
+from medseg3d.crossval.cascade import in_order_of_training, previous_dir
 from medseg3d.crossval.choice import MIN_GAIN, CandidateScore, choose_candidate, score_candidates
+from medseg3d.crossval.configuration import training_config
 from medseg3d.crossval.corrections import RULE, Trial, choose_corrections, transforms_of
 from medseg3d.crossval.honesty import CONFIDENCE, Calibrated, Confidence, calibrate, judge_confidence
 from medseg3d.crossval.prediction import Predictions, predict_folds, predict_out_of_fold, samples_of
 from medseg3d.crossval.ship import Shipped, ship
-from medseg3d.crossval.study import Study
+from medseg3d.crossval.study import CASCADE, FIRST_STAGE, Study
 from medseg3d.crossval.training import train_folds
 from medseg3d.datalist import read_datalist
 from medseg3d.errors import CheckpointError, UsageError
@@ -90,10 +92,15 @@ def cross_validate(
     """
     bar = bar or _no_bar
     _require_device(device)
-    if train:
-        with bar("Training") as progress:
-            train_folds(study, jobs=jobs, devices=devices, progress=progress)
-    _require_weights(study)
+    _require_labels(study)
+    for stage in in_order_of_training(study):
+        is_second = stage.configurations[0].name == CASCADE
+        if is_second:
+            _write_masks(study, device=device)
+        if train:
+            with bar("Training the cascade" if is_second else "Training") as progress:
+                train_folds(stage, jobs=jobs, devices=devices, progress=progress)
+        _require_weights(stage)
     ignored = read_datalist(study.datalist).ignore_label
     with bar("Predicting held-out cases") as progress:
         predictions = predict_folds(study, mirror=mirror, device=device, ignore_label=ignored, progress=progress)
@@ -162,6 +169,28 @@ def _require_device(device: str | None) -> None:
     if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {device}: this machine has no CUDA device, or the installed torch none for it. "
                          "Use --device cpu.")  # fmt: skip
+
+
+def _require_labels(study: Study) -> None:
+    for configuration in study.configurations:
+        if configuration.name == CASCADE and training_config(study, configuration).get("regions"):
+            raise UsageError(
+                f"{configuration.plan} is a cascade of regions that overlap; the mask of a first stage is for labels "
+                "that exclude each other. Name the other configurations with --configuration."
+            )
+
+
+def _write_masks(study: Study, *, device: str | None) -> None:
+    """Masks of all cases by the first stage's networks that have not seen them, for the second stage."""
+    first = replace(study, configurations=tuple(c for c in study.configurations if c.name == FIRST_STAGE))
+    predict_out_of_fold(
+        Predictions(first, mirror=False),
+        Candidate((FIRST_STAGE,)),
+        corrections=(),
+        temperature=1.0,
+        output=previous_dir(study),
+        device=device,
+    )
 
 
 def _require_weights(study: Study) -> None:

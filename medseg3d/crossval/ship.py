@@ -18,9 +18,10 @@ from medseg3d.bundles.pack import pack_bundle
 from medseg3d.bundles.problems import errors_in
 from medseg3d.bundles.problems import summary as problem_summary
 from medseg3d.crossval.candidates import Candidate
-from medseg3d.crossval.configuration import EnsemblePart, ensemble_config
+from medseg3d.crossval.cascade import needed_configurations
+from medseg3d.crossval.configuration import EnsemblePart, ensemble_config, with_first_stage
 from medseg3d.crossval.prediction import Predictions
-from medseg3d.crossval.study import Study
+from medseg3d.crossval.study import CASCADE, FIRST_STAGE, Study
 from medseg3d.errors import ConfigError, OutputError
 from medseg3d.files import write_json
 from medseg3d.inference.weights import file_sha256, read_state
@@ -40,12 +41,16 @@ the whole ensemble. They flatter a little: the choice was made on the same cases
 with the best validation on the fold it holds out (`best.pt`).
 
 `models/model.pt` alone is one network: `--weights models/model.pt` segments with that, faster. Tools that read only
-this file (MONAI Label, MONAI Deploy) use this one.
+this file (MONAI Label, MONAI Deploy) use this one.{cascade}
 
 | file | plan | fold it has not seen |
 |---|---|---|
 {rows}
 """
+
+CASCADE_NOTE = f"""
+
+The networks of {FIRST_STAGE} together make a mask first, which those of {CASCADE} see beside the image."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +118,7 @@ def ship(
         )
         _copy_plans(study, candidate, folder)
         members = _further_members(study, candidate, folder, float16=float16)
-        names = {name: [file for file, of in members.items() if of[0] == name] for name in candidate.configurations}
-        _rewrite(
-            folder, names, predictions, mirrored=candidate.mirrored, corrections=corrections, temperature=temperature
-        )
+        _rewrite(folder, members, predictions, candidate, corrections=corrections, temperature=temperature)
         _describe(folder, members, candidate, study, temperature)
         problems = check_bundle(folder)
         if errors_in(problems):
@@ -144,7 +146,7 @@ def _metadata(bundle: Path) -> dict[str, Any]:
 
 def _copy_plans(study: Study, candidate: Candidate, folder: Path) -> None:
     for configuration in study.configurations:
-        if configuration.name in candidate.configurations:
+        if configuration.name in needed_configurations(candidate.configurations):
             shutil.copy(configuration.plan, folder / "docs" / configuration.plan.name)
 
 
@@ -153,7 +155,7 @@ def _further_members(study: Study, candidate: Candidate, folder: Path, *, float1
     from medseg3d.bundles.weights import member_name, stored_state
 
     members: dict[str, tuple[str, int]] = {}
-    for name in candidate.configurations:
+    for name in needed_configurations(candidate.configurations):
         prefix = "" if name == candidate.configurations[0] else f"{name}_"
         for number, fold in enumerate(study.folds):
             file = f"models/{prefix}{member_name(number)}"
@@ -166,10 +168,10 @@ def _further_members(study: Study, candidate: Candidate, folder: Path, *, float1
 
 def _rewrite(
     folder: Path,
-    names: Mapping[str, Sequence[str]],
+    members: Mapping[str, tuple[str, int]],
     predictions: Predictions,
+    candidate: Candidate,
     *,
-    mirrored: bool,
     corrections: Sequence[Mapping[str, Any]],
     temperature: float,
 ) -> None:
@@ -178,14 +180,14 @@ def _rewrite(
 
     path = folder / "configs" / "inference.yaml"
     packed = ConfigParser.load_config_file(str(path))
-    parts = [
-        EnsemblePart(
-            name,
-            packed if place == 0 else predictions.configs[name],
-            [f"$@bundle_root + '/{file}'" for file in files],
-        )
-        for place, (name, files) in enumerate(names.items())
-    ]
+    parts = []
+    for place, name in enumerate(candidate.configurations):
+        config = packed if place == 0 else predictions.configs[name]
+        if name == CASCADE:
+            first = EnsemblePart(FIRST_STAGE, predictions.configs[FIRST_STAGE], _weights(members, FIRST_STAGE))
+            config = with_first_stage(config, first)
+        parts.append(EnsemblePart(name, config, _weights(members, name)))
+    mirrored = candidate.mirrored
     config = ensemble_config(parts, mirrored=mirrored, corrections=corrections, temperature=temperature)
     heading = "Chosen by cross-validation: what the folds and plans say together, corrected and calibrated."
     path.write_text(dump_yaml(config, heading=heading), encoding="utf-8")
@@ -194,6 +196,11 @@ def _rewrite(
         content = ConfigParser.load_config_file(str(train))
         content["inferer"] = config["inferer"]
         train.write_text(dump_yaml(content, heading="As it was trained; validation as inference has it."), "utf-8")
+
+
+def _weights(members: Mapping[str, tuple[str, int]], name: str) -> list[str]:
+    """The files of a configuration, as the bundle names them."""
+    return [f"$@bundle_root + '/{file}'" for file, of in members.items() if of[0] == name]
 
 
 def _describe(
@@ -210,7 +217,14 @@ def _describe(
     write_json(folder / "configs" / "metadata.json", metadata)
     rows = "\n".join(f"| `{file}` | {name} | {fold} |" for file, (name, fold) in members.items())
     card = folder / "docs" / "README.md"
-    section = SECTION.format(members=len(members), chosen=candidate.name, temperature=f"{temperature:.3f}", rows=rows)
+    averaged = sum(name in candidate.configurations for name, _ in members.values())
+    section = SECTION.format(
+        members=averaged,
+        chosen=candidate.name,
+        temperature=f"{temperature:.3f}",
+        cascade=CASCADE_NOTE if CASCADE in candidate.configurations else "",
+        rows=rows,
+    )
     card.write_text(card.read_text(encoding="utf-8") + section, encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,15 @@ __all__ = ["Configuration", "FoldRun", "Study", "read_study"]
 # As bundles make them where a data list has none.
 FOLDS, FOLDS_SEED = 5, 0
 
+# The configuration whose networks see the masks of another one's.
+CASCADE, FIRST_STAGE = "cascade", "lowres"
+
+logger = logging.getLogger("medseg3d")
+
 
 @dataclass(frozen=True)
 class Configuration:
-    """One plan of a study: ``3d``, ``2d``, ``lowres``, and the file that is laid over the bundle's configuration."""
+    """One plan of a study (``3d``, ``2d``, ``lowres``, ``cascade``), and the file that is laid over the bundle's."""
 
     name: str
     plan: Path
@@ -114,15 +120,32 @@ def read_study(
     chosen = _chosen(list(configurations), names, "configuration", folder)
     datalist = folder / "dataset.json"
     content = with_folds(read_datalist(datalist), fold=0, folds=FOLDS, seed=FOLDS_SEED)
+    chosen_folds = tuple(_chosen(list(folds), list(content.folds), "fold", folder))
+    if why := _no_cascade(chosen, all_folds=chosen_folds == tuple(content.folds)):
+        if CASCADE in configurations:
+            raise UsageError(why)
+        logger.warning("The cascade is left out. %s", why)
+        chosen.remove(CASCADE)
     return Study(
         folder=folder,
         bundle=find_bundle(bundle or plan["bundle"]),
         datalist=datalist,
         configurations=tuple(Configuration(name, _plan_file(folder, plan, name)) for name in chosen),
-        folds=tuple(_chosen(list(folds), list(content.folds), "fold", folder)),
+        folds=chosen_folds,
         labels=dict(content.labels),
         regions=dict(content.regions),
     )
+
+
+def _no_cascade(chosen: Sequence[str], *, all_folds: bool) -> str:
+    """Why the cascade cannot be trained; empty where it can, or is not asked for."""
+    if CASCADE not in chosen:
+        return ""
+    if FIRST_STAGE not in chosen:
+        return f"The first stage of the cascade is {FIRST_STAGE}: add --configuration {FIRST_STAGE}."
+    if not all_folds:
+        return f"It learns from masks of all cases, by networks of {FIRST_STAGE} that have not seen them: no --folds."
+    return ""
 
 
 def _read_plan(folder: Path) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from medseg3d.crossval.cascade import previous_dir, require_same_masks
 from medseg3d.crossval.configuration import inference_config, training_config
-from medseg3d.crossval.study import FoldRun, Study
+from medseg3d.crossval.study import CASCADE, FoldRun, Study
 from medseg3d.engines.checkpoint import load_checkpoint
 from medseg3d.errors import CheckpointError, MedsegError
 
@@ -71,10 +72,11 @@ def fold_state(study: Study, run: FoldRun) -> FoldState:
 def training_command(study: Study, run: FoldRun) -> list[str]:
     """The command that trains a fold, or goes on with it; as a person would type it."""
     files = [str(study.bundle / "configs" / "train.yaml"), str(run.configuration.plan)]
+    masks = ["--previous_dir", str(previous_dir(study))] if run.configuration.name == CASCADE else []
     return [
         sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", repr(files),
         "--bundle_root", str(study.bundle), "--datalist", str(study.datalist), "--fold", str(run.fold),
-        "--output_dir", str(run.folder), "--resume", "true",
+        "--output_dir", str(run.folder), "--resume", "true", *masks,
     ]  # fmt: skip
 
 
@@ -271,6 +273,7 @@ def _require_same_plan(study: Study, run: FoldRun) -> None:
         trained = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["config"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{run.folder}: its run.json cannot be read ({error}); train this fold anew.") from error
+    require_same_masks(study, run, trained)
     planned = inference_config(study, run.configuration)
     compared = [key for key in FOR_PREDICTION if key in planned and key in trained]
     for key in compared:

@@ -41,6 +41,7 @@ MAY_CHANGE = frozenset(
         "network",  # on which device, in how many processes; what it is, network_def says
         "num_workers",
         "output_dir",
+        "previous_dir",
         "resume",
         "val_interval",
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from medseg3d.inference.cases import find_cases
 from medseg3d.inference.detector import ObjectDetector, evaluate_detections
 from medseg3d.inference.ensemble import Partner
+from medseg3d.inference.first_stage import FirstStaged
 from medseg3d.inference.grid import ToImageGridd
 from medseg3d.inference.images2d import find_images
 from medseg3d.inference.postprocess import FillHolesd, KeepLargestComponentd, RemoveSmallComponentsd
@@ -19,6 +20,7 @@ from medseg3d.inference.weights import load_weights
 __all__ = [
     "CaseResult",
     "FillHolesd",
+    "FirstStaged",
     "KeepLargestComponentd",
     "ObjectDetector",
     "Partner",

@@ -21,10 +21,13 @@ SAME_GRID = 1e-3
 
 
 def input_channels(network: torch.nn.Module) -> int | None:
-    """Channels that the first convolution takes; None for a network without one."""
+    """Channels of an image that a network takes: those of its first convolution; None for one without.
+
+    Those that ``medseg3d.networks.WithPrevious`` makes of a mask are no channels of the image's file.
+    """
     for module in network.modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.Conv3d)):
-            return int(module.in_channels)
+            return int(module.in_channels) - int(getattr(network, "mask_channels", 0))
     return None
 
 

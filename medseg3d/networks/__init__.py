@@ -5,6 +5,7 @@ from medseg3d.networks.classifiers import ImageClassifier
 from medseg3d.networks.detector_weights import load_detector_weights
 from medseg3d.networks.detectors import detector
 from medseg3d.networks.pretrained import load_initial_weights
+from medseg3d.networks.previous import WithPrevious
 from medseg3d.networks.priors import start_rare
 from medseg3d.networks.residual_encoder import ResidualEncoderUNet
 from medseg3d.networks.segmenter_weights import load_segmenter_weights
@@ -15,6 +16,7 @@ __all__ = [
     "ImageClassifier",
     "ResidualEncoderUNet",
     "SliceWise",
+    "WithPrevious",
     "detector",
     "fit_anchors",
     "load_detector_weights",

@@ -41,15 +41,20 @@ def advise(
         advice["rare_labels"] = Value(rare, "Share of the cases that have the label.")
     if never:
         advice["absent_labels"] = Value(never, "No training case has them: nothing can be learnt of these labels.")
-    advice["cascade"] = _cascade("lowres" in found)
+    advice["cascade"] = _cascade("lowres" in found, is_planned="cascade" in found)
     return advice
 
 
-def _cascade(pays: bool) -> Value:
+def _cascade(pays: bool, *, is_planned: bool) -> Value:
     if not pays:
         return Value(False, f"A patch covers at least {LOWRES_BELOW:.0%} of the median image: one network sees enough.")
+    how = (
+        "plan_cascade.yaml is the second stage, and `medseg3d crossval` trains it after the first."
+        if is_planned
+        else "No second stage is planned: that is for bundles with previous_dir, whose labels exclude each other."
+    )
     return Value(
         True,
         f"A patch covers less than {LOWRES_BELOW:.0%} of the median image, so a network at low resolution, whose "
-        "answer the one at full resolution refines or is averaged with, may help.",
+        f"answer the one at full resolution refines or is averaged with, may help. {how}",
     )

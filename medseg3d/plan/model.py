@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 __all__ = ["Configuration", "ConfigurationName", "Plan", "Value"]
 
-ConfigurationName = Literal["3d", "2d", "lowres"]
+ConfigurationName = Literal["3d", "2d", "lowres", "cascade"]
 Source = Literal["rule", "bundle", "user"]
 
 SCHEMA = "medseg3d.plan/1"
@@ -34,10 +34,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One way to train: 3D, slice by slice, or at a lower resolution.
+    """One way to train: 3D, slice by slice, at a lower resolution, or at full resolution after that one.
 
     Attributes:
-        name: ``"3d"``, ``"2d"`` or ``"lowres"``.
+        name: ``"3d"``, ``"2d"``, ``"lowres"`` or ``"cascade"``.
         file: the file of the study that holds its values.
         values: id of the bundle → value.
         facts: what the values were worked out from, such as the median image in voxels and the memory of a step.

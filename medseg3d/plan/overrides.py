@@ -12,7 +12,7 @@ from medseg3d.plan.template import Template
 
 __all__ = ["Overrides", "parse_overrides"]
 
-CONFIGURATIONS: tuple[ConfigurationName, ...] = ("3d", "2d", "lowres")
+CONFIGURATIONS: tuple[ConfigurationName, ...] = ("3d", "2d", "lowres", "cascade")
 
 OF_3D_ALONE = ("patch_size", "network_def")
 """What differs between configurations by its nature: without a name in front it is meant for 3D."""
@@ -34,6 +34,14 @@ class Overrides:
             if key in self.values and not (key[0] is None and id_ in OF_3D_ALONE and configuration != "3d"):
                 return Value(self.values[key], "Set by the user.", "user")
         return None
+
+    def own(self, configuration: ConfigurationName) -> dict[str, Value]:
+        """What was set for this configuration by its name."""
+        return {
+            id_: Value(value, "Set by the user.", "user")
+            for (name, id_), value in self.values.items()
+            if name == configuration
+        }
 
     def ids(self, configuration: ConfigurationName) -> list[str]:
         """Ids that are set for a configuration, in the order they were typed."""

@@ -12,7 +12,12 @@ from medseg3d.plan.template import Template
 
 __all__ = ["plan_page"]
 
-TITLES = {"3d": "3D", "2d": "2D, slice by slice", "lowres": "3D at low resolution"}
+TITLES = {
+    "3d": "3D",
+    "2d": "2D, slice by slice",
+    "lowres": "3D at low resolution",
+    "cascade": "3D after low resolution",
+}
 
 COMPARED = ("spacing", "patch_size", "batch_size", "flip_axes", "rotate_range", "batch_dice")
 """What differs between configurations, and is short enough for a table."""

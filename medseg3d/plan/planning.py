@@ -14,6 +14,7 @@ from medseg3d.errors import UsageError
 from medseg3d.plan import anatomy, normalisation
 from medseg3d.plan.advice import advise, recommend
 from medseg3d.plan.budget import Budget, MeasuredBudget, NnunetBudget, batch_size
+from medseg3d.plan.cascade import has_cascade, second_stage
 from medseg3d.plan.fingerprint import Fingerprint
 from medseg3d.plan.grids import ANISOTROPY, LOWRES_BELOW, Grid, coarse_axis, low_resolution, planning_order, target_grid
 from medseg3d.plan.model import Configuration, ConfigurationName, Plan, Value
@@ -23,7 +24,12 @@ from medseg3d.plan.topology import MIN_EDGE, Topology, fit_patch, topology
 
 __all__ = ["make_plan"]
 
-FILES: dict[ConfigurationName, str] = {"3d": "plan.yaml", "2d": "plan_2d.yaml", "lowres": "plan_lowres.yaml"}
+FILES: dict[ConfigurationName, str] = {
+    "3d": "plan.yaml",
+    "2d": "plan_2d.yaml",
+    "lowres": "plan_lowres.yaml",
+    "cascade": "plan_cascade.yaml",
+}
 
 
 def make_plan(
@@ -79,6 +85,9 @@ class _Planner:
         found["2d"] = self._slices(file=FILES["3d"] if is_flat else FILES["2d"])
         if coarser is not None:
             found["lowres"] = self._configuration("lowres", *coarser, batch_dice=False)
+            if has_cascade(self.template):
+                own = self.overrides.own("cascade")
+                found["cascade"] = second_stage(found["3d"], file=FILES["cascade"], own=own)
         recommended, why = recommend(found, slices=self.grid.median_shape[self.order[0]])
         return Plan(
             bundle=self.template.name,

@@ -18,7 +18,7 @@ __all__ = ["CACHE", "check_study", "configuration_text", "write_study"]
 CACHE = ".fingerprint.json"
 """What was read of each case, so that an unchanged data set is read once."""
 
-RUNS = ("3d", "2d", "lowres", "crossval", "bundle")
+RUNS = ("3d", "2d", "lowres", "cascade", "crossval", "bundle")
 FOLDS = 5
 
 
@@ -61,11 +61,12 @@ def configuration_text(configuration: Configuration, plan: Plan) -> str:
     """A configuration as YAML, with the reason above each value."""
     import yaml
 
+    masks = " --previous_dir MASKS" if configuration.name == "cascade" else ""
     lines = [
         f"# {configuration.name}: planned by medseg3d for {plan.bundle} and {plan.memory_gib:g} GB. Lay it over "
         "train.yaml:",
         f"#   --config_file \"['BUNDLE/configs/train.yaml','STUDY/{configuration.file}']\" "
-        "--datalist STUDY/dataset.json",
+        f"--datalist STUDY/dataset.json{masks}",
     ]
     for id_, value in configuration.values.items():
         lines += ["", *textwrap.wrap(value.reason, 116, initial_indent="# ", subsequent_indent="# ")]

@@ -77,7 +77,7 @@ def _verdict(content: Mapping[str, Any]) -> Verdict:
         f"{chosen['name']} was chosen out of {count(len(others) + 1, 'candidate')}.",
         "No correction of the masks helps." if not taken
         else f"Corrections that help: {'; '.join(_named(trial) for trial in taken)}.",
-        f"The bundle averages {count(len(content['shipped']['weights']), 'network')}.",
+        f"The bundle holds {count(len(content['shipped']['weights']), 'network')}.",
     ]  # fmt: skip
     return Verdict(
         number(content["mean_dice"]),

@@ -3,5 +3,14 @@
 from medseg3d.transforms.artefacts import RandTorchIOd
 from medseg3d.transforms.label_maps import LabelIndicesd, ToFileLabelsd
 from medseg3d.transforms.loading import LoadStudyd, LoadVolumed, is_volume_file
+from medseg3d.transforms.previous import AddPreviousd
 
-__all__ = ["LabelIndicesd", "LoadStudyd", "LoadVolumed", "RandTorchIOd", "ToFileLabelsd", "is_volume_file"]
+__all__ = [
+    "AddPreviousd",
+    "LabelIndicesd",
+    "LoadStudyd",
+    "LoadVolumed",
+    "RandTorchIOd",
+    "ToFileLabelsd",
+    "is_volume_file",
+]
