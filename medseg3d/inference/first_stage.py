@@ -66,13 +66,15 @@ class FirstStaged(MapTransform):
         self._require_channels(sample[key])
         image = self.stage.preprocessing({key: sample[key]})[key]
         check_values(image, sample[key])
-        inputs = plain(image)[None].float()
-        with torch.no_grad(), autocast(self.device, enabled=self.amp):
-            answers = (plain(self.stage.inferer(inputs, network))[0] for network in self.members)
-            logits = pool(answers, exclusive=True).logits
+        logits = pool((self._logits(image, network) for network in self.members), exclusive=True).logits
         # In main memory: the GPU belongs to the second stage, which may be at work on another case.
         mask: torch.Tensor = self.to_image_grid({"image": image, PREVIOUS: logits.cpu()})[PREVIOUS]
         return mask
+
+    def _logits(self, image: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
+        # Autocast keeps the weights that it has cast as long as it lasts: for each member it begins anew.
+        with torch.no_grad(), autocast(self.device, enabled=self.amp):
+            return plain(self.stage.inferer(plain(image)[None].float(), network))[0]
 
     def _require_channels(self, image: Any) -> None:
         wanted = input_channels(self.stage.network)

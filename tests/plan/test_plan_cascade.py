@@ -65,8 +65,10 @@ def test_what_is_set_for_3d_holds_and_what_is_set_for_the_cascade_wins() -> None
 def test_bundles_take_the_plan(bundle: str, tmp_path: Path, phantom_datalist: Path) -> None:
     template = read_template(BUNDLES / bundle)
     plan = planned(template, labels=LABELS)
-    fingerprint = Fingerprint("by hand", "CT", ("CT",), LABELS, (case_of((1, 1, 1), (9, 9, 9), labels=LABELS),), {})
-    write_study(tmp_path, read_datalist(phantom_datalist), fingerprint, plan, template)
+    datalist = read_datalist(phantom_datalist)
+    cases = tuple(case_of((1, 1, 1), (9, 9, 9), labels=LABELS, name=case.case) for case in datalist.training)
+    fingerprint = Fingerprint("made by hand", "CT", ("CT",), LABELS, cases, {})
+    write_study(tmp_path, datalist, fingerprint, plan, template)
     text = (tmp_path / "plan_cascade.yaml").read_text()
     assert "--previous_dir MASKS" in text
     assert yaml.safe_load(text) == plan.configurations["cascade"].overrides()
