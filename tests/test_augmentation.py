@@ -36,6 +36,8 @@ from medseg3d.augmentation import (
     LowResolution,
     Mirror,
     Motion,
+    RemoveComponent,
+    ReshapeMask,
     Spike,
 )
 from medseg3d.augmentation.artefacts import bias_field, ghosted, moved, repositioned, spiked
@@ -382,6 +384,8 @@ def test_bundles_have_nnunets_set_with_its_probabilities(bundle):
         LowResolution(prob=0.25, channel_prob=0.5, zoom=[0.5, 1.0]),
         Gamma(prob=0.1, gamma=[0.7, 1.5], invert=True),
         Gamma(prob=0.3, gamma=[0.7, 1.5]),
+        ReshapeMask(prob=0.4, label_prob=0.5, radius=[1, 8]),  # these two of a cascade's first mask
+        RemoveComponent(prob=0.2, label_prob=0.5, max_share=0.15),
     ]
     spatial = parser["train"]["random_transforms"][0]
     assert (spatial["rotate_prob"], spatial["scale_prob"], spatial["scale_range"]) == (0.2, 0.2, 0.4)
