@@ -65,7 +65,8 @@ class FirstStaged(MapTransform):
     def _mask(self, sample: Mapping[Hashable, Any], key: Hashable) -> torch.Tensor:
         self._require_channels(sample[key])
         alone: dict[Any, Any] = {key: sample[key]}
-        image = self.stage.preprocessing(alone)[key]
+        prepared: dict[Any, Any] = self.stage.preprocessing(alone)
+        image = prepared[key]
         check_values(image, sample[key])
         logits = pool((self._logits(image, network) for network in self.members), exclusive=True).logits
         # In main memory: the GPU belongs to the second stage, which may be at work on another case.
