@@ -113,7 +113,7 @@ def _candidates(candidates: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _corrections(trials: Sequence[Mapping[str, Any]]) -> Table:
-    columns = (Column("Label"), Column("Correction"), Column("Dice before", True), Column("after", True),
+    columns = (Column("Structure"), Column("Correction"), Column("Dice before", True), Column("after", True),
                Column("Better", True), Column("Worse", True), Column("Worst loss", True), Column("Taken"))  # fmt: skip
     rows = tuple(
         Row((
