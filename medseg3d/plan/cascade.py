@@ -13,6 +13,9 @@ __all__ = ["has_cascade", "second_stage"]
 
 NEEDED = ("normalize", "previous_dir")
 
+WRAPPED = {"normalize": "normalize", "network_def": "network"}
+"""What the second stage wraps → the argument that it becomes."""
+
 
 def has_cascade(template: Template) -> bool:
     """Whether a bundle can be trained as a second stage: it names ``previous_dir``, and labels exclude each other."""
@@ -25,7 +28,7 @@ def second_stage(full: Configuration, *, file: str, own: Mapping[str, Value]) ->
     Args:
         full: the plan at full resolution.
         file: of the study.
-        own: what the user set for the cascade alone; it wins.
+        own: what the user set for the cascade alone; it wins. Parts (``network_def::norm_name``) are named as in 3d.
     """
     normalize, network = full.values["normalize"], full.values["network_def"]
     values = {
@@ -41,8 +44,19 @@ def second_stage(full: Configuration, *, file: str, own: Mapping[str, Value]) ->
             reason=f"{network.reason} It is that of 3d with an input channel more for each label of the mask, which "
             "the memory that was counted leaves out.",
         ),
+        **own,
     }
-    return Configuration("cascade", file, {**values, **own}, full.facts)
+    return Configuration("cascade", file, {_inside(id_): value for id_, value in values.items()}, full.facts)
+
+
+def _inside(id_: str) -> str:
+    """Where a part of the normalisation or the network of 3d is, now that another one has it as an argument.
+
+    >>> _inside("network_def::norm_name"), _inside("network_def"), _inside("batch_size")
+    ('network_def::network::norm_name', 'network_def', 'batch_size')
+    """
+    root, separator, part = id_.partition("::")
+    return f"{root}::{WRAPPED[root]}::{part}" if separator and root in WRAPPED else id_
 
 
 def _with_mask(normalize: Any) -> dict[str, Any]:

@@ -61,6 +61,16 @@ def test_what_is_set_for_3d_holds_and_what_is_set_for_the_cascade_wins() -> None
     assert cascade["max_epochs"].source == "user"
 
 
+@pytest.mark.parametrize("which", ["3d", "cascade"])
+def test_parts_that_are_set_reach_the_network_and_the_normalisation_inside(which: str) -> None:
+    set_ = [f"{which}:network_def::norm_name=batch", f"{which}:normalize::allow_missing_keys=true"]
+    plan = planned(SECOND, *set_)
+    cascade = plan.configurations["cascade"].overrides()
+    assert cascade["network_def::network::norm_name"] == "batch"
+    assert cascade["normalize::normalize::allow_missing_keys"] is True
+    assert not {"network_def::norm_name", "normalize::allow_missing_keys"} & set(cascade)
+
+
 @pytest.mark.parametrize("bundle", ["ct_organ_segmentation", "mri_hippocampus_segmentation"])
 def test_bundles_take_the_plan(bundle: str, tmp_path: Path, phantom_datalist: Path) -> None:
     template = read_template(BUNDLES / bundle)
