@@ -22,6 +22,7 @@ from medseg3d.augmentation.masks import dilated, eroded
 from medseg3d.errors import CaseError, CheckpointError, ConfigError, UsageError
 from medseg3d.inference import FirstStaged, Partner, Segmenter, SlidingWindow, ToImageGridd
 from medseg3d.inference.checks import input_channels
+from medseg3d.inference.weights import combined_sha256, file_sha256
 from medseg3d.losses import SegmentationLoss
 from medseg3d.networks import WithPrevious
 from medseg3d.spatial import RandSpatialPatchd
@@ -366,6 +367,36 @@ def test_weights_of_the_first_stage_are_loaded_and_must_fit(tmp_path):
     torch.save(torch.nn.Conv3d(1, 3, 1).state_dict(), tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other\.pt: these weights are of another network"):
         cascade(weights=tmp_path / "other.pt")
+
+
+def test_a_mask_is_not_kept_once_the_first_stage_has_other_weights(tmp_path):
+    source = write(tmp_path / "p1.nii.gz", balls().astype(np.int16))
+    files = [tmp_path / name for name in ("second.pt", "first.pt", "other.pt")]
+    for file, network in zip(files, (WithPrevious(SeesMask(), LABELS), ReadsValues(), ReadsValues()), strict=True):
+        torch.save(network.state_dict() | ({"conv.bias": torch.zeros(3)} if file == files[2] else {}), file)
+
+    def segmented(first: Path) -> tuple[str, dict]:
+        segmenter = Segmenter(
+            dataset=Dataset([{"case": "p1", "image": str(source)}], cascade(weights=first)),
+            network=WithPrevious(SeesMask(), LABELS),
+            inferer=SlidingWindow((16, 16, 16)),
+            postprocessing=ToImageGridd("pred"),
+            labels=LABELS,
+            output_dir=tmp_path / "out",
+            weights=files[0],
+            overwrite=False,
+        )
+        (case,) = segmenter.segment().cases
+        return case.status, json.loads((tmp_path / "out" / "p1.json").read_text())
+
+    second, first, other = (file_sha256(file) for file in files)
+    status, sidecar = segmented(files[1])
+    assert (status, sidecar["first_stage_sha256"]) == ("done", [first])
+    assert sidecar["weights_sha256"] == combined_sha256([second, first])
+    assert "members_sha256" not in sidecar  # of the networks that are averaged
+    assert segmented(files[1])[0] == "kept"
+    status, sidecar = segmented(files[2])
+    assert (status, sidecar["first_stage_sha256"]) == ("done", [other])
 
 
 def test_the_mean_of_several_first_networks(tmp_path):

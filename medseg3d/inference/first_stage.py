@@ -18,7 +18,7 @@ from medseg3d.inference.grid import ToImageGridd
 from medseg3d.options import flag
 from medseg3d.transforms.previous import PREVIOUS
 
-__all__ = ["FirstStaged"]
+__all__ = ["FirstStaged", "first_stage_hashes"]
 
 
 class FirstStaged(MapTransform):
@@ -85,3 +85,9 @@ class FirstStaged(MapTransform):
         found = read_image_header(image).channels
         if found != wanted:
             raise CaseError(f"The image has {found} channel(s), the first stage's network takes {wanted}.")
+
+
+def first_stage_hashes(preprocessing: Any) -> list[str]:
+    """SHA-256 of the weights that a preprocessing makes masks with; none where it has no first stage."""
+    steps = getattr(preprocessing, "transforms", ())
+    return [sha256 for step in steps if isinstance(step, FirstStaged) for sha256 in step.members.hashes]

@@ -41,6 +41,7 @@ from medseg3d.inference.export import (
     write_sidecar,
 )
 from medseg3d.inference.failures import CASE_ERRORS, reason, reraise_if_general
+from medseg3d.inference.first_stage import first_stage_hashes
 from medseg3d.inference.grid import map_to_image_grid
 from medseg3d.inference.maps import write_maps
 from medseg3d.inference.origin import bundle_identity, device_name
@@ -212,9 +213,13 @@ class Segmenter:
         if not self.averages and sum(len(plan.members) for plan in self._plans) > 1:
             raise ConfigError(f"A {type(self).__name__} takes one file of weights; several can be averaged in volumes.")
         hashes = [sha256 for plan in self._plans for sha256 in plan.members.hashes]
-        self._origin = {**bundle_identity(self.metadata), "weights_sha256": combined_sha256(hashes)}
+        preprocessings = [getattr(self.dataset, "transform", None), *(p.preprocessing for p in self.partners)]
+        first = [sha256 for preprocessing in preprocessings for sha256 in first_stage_hashes(preprocessing)]
+        self._origin = {**bundle_identity(self.metadata), "weights_sha256": combined_sha256([*hashes, *first])}
         if len(hashes) > 1:
             self._origin["members_sha256"] = hashes
+        if first:
+            self._origin["first_stage_sha256"] = first
 
     def _prefetched(
         self, cases: Sequence[dict[str, Any]]

@@ -174,7 +174,10 @@ def test_an_ensemble_with_the_cascade_is_one_bundle(done, tmp_path, mri_datalist
     assert "mirror_axes" not in stage["inferer"]
     run_bundle(shipped.path, mri_datalist, tmp_path / "masks")
     (sidecar,) = (tmp_path / "masks").glob("*.json")
-    assert len(json.loads(sidecar.read_text())["members_sha256"]) == 4
+    origin = json.loads(sidecar.read_text())
+    # The second stage is a partner here, and its first stage is the other plan without mirroring.
+    assert len(origin["members_sha256"]) == 4
+    assert origin["first_stage_sha256"] == origin["members_sha256"][:2]
 
 
 def test_a_cascade_of_other_masks_is_refused(done, tmp_path, mri_datalist):
