@@ -10,24 +10,28 @@ from __future__ import annotations
 import ast
 import io
 import json
-import pickletools
 import re
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import yaml
 
-from medseg3d.bundles.names import DANGEROUS_BUILTINS, is_dangerous_module
+from medseg3d.bundles.names import DANGEROUS_BUILTINS, LIBRARIES, is_dangerous_module
+from medseg3d.bundles.opcodes import names_in
 from medseg3d.bundles.problems import Problem
 
 __all__ = ["check_weights_file", "embedded_configs", "is_loadable", "is_weights_file"]
 
 SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".ts"})
+# numpy.load, which MONAI's NumpyReader calls with allow_pickle=True, unpickles these whatever they begin with.
+ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 # What tensors, parameters and state dicts are made of: as torch.load(weights_only=True) allows.
 TENSORS = re.compile(
     r"torch\.(\w+Storage|Size|Tensor|device|b?float\d*\w*|double|half|u?int\d+|short|long|complex\d+|bool)"
@@ -38,10 +42,6 @@ TENSORS = re.compile(
 )
 # Of TorchScript: classes whose code lies in the same archive, and lists that carry their type.
 TORCHSCRIPT = re.compile(r"__torch__\..*|torch\.jit\._pickle\.\w+|" + TENSORS.pattern)
-# Other ways to name what is called: torch.save uses none of them, and weights_only=True refuses them.
-OTHER_CALLS = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX"})
-PUT = frozenset({"MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"})
-GET = frozenset({"BINGET", "LONG_BINGET", "GET"})
 # In the code of TorchScript: reading and writing files, and operators that a library must bring.
 TORCHSCRIPT_FILES = re.compile(
     r"\btorch\.(save|load|from_file)\b|\bops\.(?!aten\b|prim\b|torchvision\b|quantized\b)\w+"
@@ -49,6 +49,9 @@ TORCHSCRIPT_FILES = re.compile(
 # Of an array of objects: what numpy.save itself puts into the pickle.
 ARRAYS = re.compile(r"numpy\.(_?core)\.multiarray\.(_reconstruct|scalar)|numpy\.(ndarray|dtype)|_codecs\.encode")
 NPY = b"\x93NUMPY"  # numpy.lib.format
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second: an empty one, which NumPy reads even where one follows that is not
+PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(6))
+CONFIG = re.compile(r"\.(json|ya?ml)", re.IGNORECASE)
 LEGACY_PICKLES = 5
 MAX_BYTES = 256 * 2**20
 MAX_HEADER_BYTES = 2**20
@@ -62,13 +65,20 @@ def is_weights_file(path: Path) -> bool:
 
 
 def is_loadable(path: Path) -> bool:
-    """Whether a file is called like weights, or begins as zips, pickles and NumPy's arrays do."""
-    if is_weights_file(path):
+    """Whether a file is called like weights or arrays, or holds what loading unpickles, whatever it is called."""
+    if is_weights_file(path) or path.suffix.lower() in ARRAY_SUFFIXES:
         return True
     with path.open("rb") as file:
-        start = file.read(len(NPY))
-    is_pickle = start[:1] == b"\x80" and start[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}
-    return start.startswith(b"PK\x03\x04") or start == NPY or is_pickle
+        if file.read(len(NPY)).startswith((*ZIP, NPY, *PROTOCOLS)):
+            return True
+        file.seek(0)
+        # The oldest pickles begin as any text may: by what they name, then.
+        return any(_is_known(name) for name in names_in(file)[0])
+
+
+def _is_known(name: str) -> bool:
+    parts = name.partition(" ")[0].split(".")
+    return all(map(str.isidentifier, parts)) and (parts[0] in LIBRARIES or is_dangerous_module(parts[0]))
 
 
 def check_weights_file(path: Path, *, where: str) -> list[Problem]:
@@ -78,7 +88,7 @@ def check_weights_file(path: Path, *, where: str) -> list[Problem]:
         with path.open("rb") as file:
             # torch goes by the first bytes, zip files by the last: a file may be both.
             start = file.read(len(NPY))
-            starts_as_zip = start.startswith(b"PK\x03\x04")
+            starts_as_zip = start.startswith(ZIP)
             file.seek(0)
             if start == NPY:
                 problems += _check_array(file, where)
@@ -96,20 +106,31 @@ def check_weights_file(path: Path, *, where: str) -> list[Problem]:
 
 
 def embedded_configs(path: Path, *, where: str) -> list[tuple[str, Mapping[Any, Any]]]:
-    """The configurations inside a TorchScript archive, which MONAI Deploy runs in place of those beside it."""
+    """The configurations inside a TorchScript archive, which MONAI Deploy runs in place of those beside it.
+
+    It takes JSON and YAML, from any folder of the archive; torch finds a name in capitals too.
+    """
     if not zipfile.is_zipfile(path):
         return []
     contents: list[tuple[str, Mapping[Any, Any]]] = []
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            if "/extra/" in info.filename and info.filename.endswith(".json") and info.file_size <= MAX_BYTES:
-                try:
-                    content = json.loads(archive.read(info))
-                except (ValueError, zipfile.BadZipFile):
-                    continue
+            if CONFIG.search(info.filename) and info.file_size <= MAX_BYTES:
+                content = _embedded(archive, info)
                 if isinstance(content, dict):
-                    contents.append((f"{where}, {info.filename.partition('/')[2]}", content))
+                    contents.append((f"{where}, {info.filename.partition('/')[2] or info.filename}", content))
     return contents
+
+
+def _embedded(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> object:
+    try:
+        text = archive.read(info)
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError):
+        return None  # the check of the archive says so
+    for parse in (json.loads, yaml.safe_load):
+        with suppress(ValueError, RecursionError, yaml.YAMLError):
+            return parse(text)
+    return None
 
 
 def _check_archive(path: Path, where: str) -> Iterator[Problem]:
@@ -118,10 +139,11 @@ def _check_archive(path: Path, where: str) -> Iterator[Problem]:
         is_script = any("/code/" in name for name in names)
         for info in archive.infolist():
             name = info.filename.lower()  # torch finds data.PKL where it looks for data.pkl
-            if name.endswith(".npy"):
-                with archive.open(info) as file:
+            with archive.open(info) as file:
+                if file.read(len(NPY)) == NPY:  # NumPy too goes by this, not by the name
+                    file.seek(0)
                     yield from _check_array(file, f"{where}, {info.filename}")
-            if not name.endswith((".pkl", ".py")):
+            if not name.endswith((".pkl", ".py")) and not CONFIG.search(name):
                 continue
             if info.file_size > MAX_BYTES:
                 what = f"{info.filename} would be {info.file_size / 2**20:.0f} MB when unpacked."
@@ -141,7 +163,7 @@ def _check_array(file: IO[bytes], where: str) -> Iterator[Problem]:
         what = f"calls itself an array of NumPy, and its header cannot be read ({' '.join(str(error).split())})."
         yield Problem(where, what, "Get it again: it is damaged.", severity="review")
         return
-    named, _ = _names_in(io.BytesIO(file.read(MAX_BYTES)))
+    named, _ = names_in(io.BytesIO(file.read(MAX_BYTES)))
     dangerous = [problem for name in named if (problem := _called(name, where)).severity == "error"]
     yield from (replace(problem, remedy=_NO_OBJECTS) for problem in dangerous)
     if not dangerous:
@@ -177,38 +199,13 @@ def _check_pickles(file: IO[bytes], where: str) -> Iterator[Problem]:
 
 
 def _check_stream(file: IO[bytes], where: str, allowed: re.Pattern[str], *, is_first: bool = True) -> Iterator[Problem]:
-    seen, fault = _names_in(file)
+    seen, fault = names_in(file)
     if fault and is_first and not seen:
         what = f"is neither a zip of torch.save nor a whole pickle ({fault})."
         yield Problem(where, what, "Get it again, or write it with torch.save.", severity="warning")
     for name in seen:
         if not allowed.fullmatch(name):
             yield _called(name, where)
-
-
-def _names_in(file: IO[bytes]) -> tuple[list[str], str]:
-    """The names in a pickle that may be called, sorted, and why it could not be read to its end ("" if it could)."""
-    seen: set[str] = set()
-    texts: list[str] = []
-    memo: dict[int, Any] = {}  # a name that was used before may be fetched from there
-    last: Any = None
-    fault = ""
-    try:
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name == "GLOBAL":
-                seen.add(str(argument).replace(" ", ".", 1))
-            elif opcode.name in OTHER_CALLS:
-                named = str(argument).replace(" ", ".", 1) if argument else ".".join(texts[-2:])
-                seen.add(f"{named} (by {opcode.name})")
-            elif opcode.name in PUT:
-                memo[len(memo) if argument is None else int(argument)] = last
-                continue
-            last = memo.get(int(str(argument))) if opcode.name in GET else argument
-            if isinstance(last, str):
-                texts.append(last)
-    except (ValueError, EOFError, UnicodeDecodeError, IndexError, OverflowError) as error:
-        fault = str(error) or type(error).__name__
-    return sorted(seen), fault
 
 
 def _called(name: str, where: str) -> Problem:

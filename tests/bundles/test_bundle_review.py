@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import io
 import os
 import pickle
+import pickletools
 import string
+import struct
 import tarfile
 import zipfile
 from collections import OrderedDict
@@ -22,10 +25,12 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from medseg3d.bundles.expressions import concerns_of, imports_of
 from medseg3d.bundles.logging_conf import check_logging_conf
 from medseg3d.bundles.names import judge_import, judge_name
+from medseg3d.bundles.opcodes import names_in
 from medseg3d.bundles.pickles import check_weights_file
 from medseg3d.bundles.review import review_bundle, review_configs
 
 CONF = "[loggers]\nkeys=root\n[handlers]\nkeys=a\n[formatters]\nkeys=\n[logger_root]\nhandlers=a\n[handler_a]\n"
+SYSTEM = b"cos\nsystem\n(S'exit 1'\ntR."  # a pickle of protocol 0
 
 
 class Command:
@@ -208,6 +213,48 @@ def test_a_pickle_with_a_zip_behind_it(tmp_path: Path) -> None:
     assert any("system" in problem.what for problem in check_weights_file(path, where="model.pt"))
 
 
+@pytest.mark.parametrize("before", [b"S'\xc3\xb6'\n", b"I0x10\n", b"L0x10\n", b"U\x01\xff"])
+def test_what_stands_behind_an_argument_that_pickletools_refuses(before: bytes, tmp_path: Path) -> None:
+    """Unpickling takes them, and goes on to the command."""
+    text = b"ccollections\nOrderedDict\n0" + before + b"0" + SYSTEM
+    (tmp_path / "model.pkl").write_bytes(text)
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("model/data.pkl", text)
+    for name in ("model.pkl", "model.pt"):
+        [problem] = check_weights_file(tmp_path / name, where=name)
+        assert problem.severity == "error" and "would call os.system" in problem.what
+
+
+def test_a_pickle_that_says_it_is_larger_than_memory(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 2**63))
+    [problem] = check_weights_file(path, where="model.pt")
+    assert "nor a whole pickle (it breaks off at byte 11)" in problem.what
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_names_are_those_of_pickletools(protocol: int) -> None:
+    content = [
+        1,
+        2.5,
+        None,
+        10**30,
+        b"x" * 300,
+        "é" * 5000,
+        {1, 2},
+        (1, 2, 3, 4),
+        np.arange(3),
+        Command(),
+        datetime.date,
+    ]
+    data = pickle.dumps(content, protocol=protocol)
+    named = {str(argument) for opcode, argument, _ in pickletools.genops(data) if opcode.name == "GLOBAL"}
+    names, fault = names_in(io.BytesIO(data))
+    assert fault == ""
+    assert {name for name in names if "by" not in name} == {name.replace(" ", ".") for name in named}
+    assert any(name.startswith(f"{os.system.__module__}.system") for name in names)
+
+
 def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(b"not weights at all")
@@ -255,6 +302,28 @@ def test_what_is_said_of_objects_in_an_array(tmp_path: Path) -> None:
     assert str(problem).startswith("priors.npy: holds pickled objects (it names pathlib.")
     assert "which numpy.load(allow_pickle=True) unpickles. Do not load it so; ask for arrays" in str(problem)
     assert "numpy.dtype" not in str(problem)  # numpy.save's own, fetched from the memo
+
+
+def test_objects_that_numpy_finds_under_another_name(tmp_path: Path) -> None:
+    """numpy.load goes by the first bytes in an archive, and unpickles a file that begins like neither."""
+    array = io.BytesIO()
+    np.lib.format.write_array(array, np.array([Command()], dtype=object), allow_pickle=True)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("mean", array.getvalue())
+    empty = b"PK\x05\x06" + bytes(18)
+    (tmp_path / "b.data").write_bytes(empty + (tmp_path / "a.npz").read_bytes())
+    for name in ("c.npy", "d.npz", "e.data"):
+        (tmp_path / name).write_bytes(SYSTEM)
+    found = {problem.where: problem.severity for problem in review_bundle(tmp_path)}
+    assert found == dict.fromkeys(("a.npz, mean", "b.data, mean", "c.npy", "d.npz", "e.data"), "error")
+
+
+def test_texts_are_no_pickles(tmp_path: Path) -> None:
+    """Nearly every letter is an opcode."""
+    texts = ("Copyright (c) 2026\nRedistribution", "case\na1\nR2\n", "(c) us\nos\nR", "imports:\n- x\nb", "cosine\n1\n")
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_text(text)
+    assert review_bundle(tmp_path) == []
 
 
 @pytest.mark.parametrize("header", [b"\xff\xffxx", b"\x02\x00()", b"\x0c\x00{'descr': 1}", b"", b"\x09\x00" + b"(" * 9])
@@ -355,6 +424,15 @@ def test_pickles_that_torch_finds_under_another_name(tmp_path: Path) -> None:
             renamed.writestr(name.replace("data.pkl", "data.PKL"), saved.read(name))
     [problem] = check_weights_file(tmp_path / "model.pt", where="model.pt")
     assert problem.severity == "error" and "system" in problem.what
+
+
+@pytest.mark.parametrize("name", ["EXTRA/Inference.JSON", "extra/inference.yaml", "other/inference.json", "train.yml"])
+def test_configurations_wherever_an_archive_has_them(name: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.ts", "w") as archive:
+        archive.writestr(f"model/{name}", '{"device": "$exec(1)"}')
+        archive.writestr("model/extra/deep.json", "[" * 100_000)
+    [problem] = review_bundle(tmp_path)
+    assert problem.severity == "error" and problem.where == f"model.ts, {name}: device"
 
 
 def test_weights_in_a_tar_are_not_passed_unread(tmp_path: Path) -> None:
