@@ -130,7 +130,9 @@ class _PerStructured(MapTransform):
             raise UsageError(f"{type(self).__name__}: applied_regions needs regions, their names and label ids.")
         self.applied_labels = [applied_labels] if isinstance(applied_labels, int) else applied_labels
         chosen = [applied_regions] if isinstance(applied_regions, str) else applied_regions
-        self.rules = [repainting(regions, name) for name in chosen or regions] if regions else None
+        self.rules = (
+            [repainting(regions, name) for name in (regions if chosen is None else chosen)] if regions else None
+        )
 
     def __call__(self, data: Any) -> dict[Any, Any]:
         case = dict(data)

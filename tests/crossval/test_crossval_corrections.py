@@ -268,6 +268,12 @@ def test_the_transform_does_what_was_tried(name, kind):
     assert changed > 0
 
 
+def test_an_empty_list_of_regions_is_none_of_them_as_of_labels():
+    mask = torch.from_numpy(tumour(1, 14))[None]
+    for options in ({"regions": BRATS, "applied_regions": []}, {"applied_labels": []}):
+        assert torch.equal(medseg3d.inference.KeepLargestComponentd("pred", **options)({"pred": mask})["pred"], mask)
+
+
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(BRATS)), st.booleans())
 @example(0, "core", True)
 def test_other_regions_keep_what_they_can(seed, name, grows):
