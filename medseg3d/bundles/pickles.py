@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +27,7 @@ import yaml
 from medseg3d.bundles.names import DANGEROUS_BUILTINS, LIBRARIES, is_dangerous_module
 from medseg3d.bundles.opcodes import names_in
 from medseg3d.bundles.problems import Problem
+from medseg3d.bundles.reading import within_depth
 
 __all__ = ["check_weights_file", "embedded_configs", "is_loadable", "is_weights_file"]
 
@@ -109,6 +111,9 @@ def embedded_configs(path: Path, *, where: str) -> list[tuple[str, Mapping[Any, 
     """The configurations inside a TorchScript archive, which MONAI Deploy runs in place of those beside it.
 
     It takes JSON and YAML, from any folder of the archive; torch finds a name in capitals too.
+
+    Raises:
+        ConfigError: one that is nested without end.
     """
     if not zipfile.is_zipfile(path):
         return []
@@ -116,20 +121,21 @@ def embedded_configs(path: Path, *, where: str) -> list[tuple[str, Mapping[Any, 
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if CONFIG.search(info.filename) and info.file_size <= MAX_BYTES:
-                content = _embedded(archive, info)
+                name = f"{where}, {info.filename.partition('/')[2] or info.filename}"
+                content = _embedded(archive, info, name)
                 if isinstance(content, dict):
-                    contents.append((f"{where}, {info.filename.partition('/')[2] or info.filename}", content))
+                    contents.append((name, content))
     return contents
 
 
-def _embedded(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> object:
+def _embedded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> object:
     try:
         text = archive.read(info)
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError):
         return None  # the check of the archive says so
     for parse in (json.loads, yaml.safe_load):
-        with suppress(ValueError, RecursionError, yaml.YAMLError):
-            return parse(text)
+        with suppress(ValueError, yaml.YAMLError):
+            return within_depth(partial(parse, text), where=where)
     return None
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from medseg3d.bundles.problems import Problem, did_you_mean
+from medseg3d.errors import ConfigError
 
-__all__ = ["load_file", "shown_path"]
+__all__ = ["load_file", "shown_path", "within_depth"]
+
+MOST_LEVELS = 100  # of mappings and lists in each other; Python parses and MONAI walks a few hundred
 
 
 def shown_path(path: Path, *, beside: Path | None = None) -> str:
@@ -31,6 +35,9 @@ def load_file(path: Path, problems: list[Problem], *, where: str | None = None) 
     """One file's content, by MONAI's loader; what hinders it is noted and an empty dict returned.
 
     Problems of what it holds are reported under ``where`` (default: the path), with the line where there is one.
+
+    Raises:
+        ConfigError: it is nested without end, so that nothing can be said of what is in it.
     """
     import yaml
     from monai.bundle import ConfigParser
@@ -39,7 +46,7 @@ def load_file(path: Path, problems: list[Problem], *, where: str | None = None) 
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            content = ConfigParser.load_config_file(path)
+            content = within_depth(lambda: ConfigParser.load_config_file(path), where=where)
     except FileNotFoundError:
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
         problems.append(
@@ -60,6 +67,37 @@ def load_file(path: Path, problems: list[Problem], *, where: str | None = None) 
         problems.append(Problem(where, f"holds a {type(content).__name__}, not a mapping of ids to values."))
         return {}
     return content
+
+
+def within_depth(load: Callable[[], Any], *, where: str) -> Any:
+    """What ``load`` returns, unless it lies in itself, as aliases of YAML allow, or in 100 mappings and lists.
+
+    Raises:
+        ConfigError: it does.
+    """
+    try:
+        content = load()
+    except RecursionError as error:
+        raise _too_deep(where) from error
+    level: list[Any] = [content]
+    for _ in range(MOST_LEVELS):
+        # Each once: an alias may stand in many places.
+        level = list({id(value): value for item in level for value in _within(item)}.values())
+        if not level:
+            return content
+    raise _too_deep(where)
+
+
+def _within(item: Any) -> list[Any]:
+    values = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+    return [value for value in values if isinstance(value, dict | list)]
+
+
+def _too_deep(where: str) -> ConfigError:
+    return ConfigError(
+        f"{where} is nested more than {MOST_LEVELS} levels deep, or in itself, and was not looked at. No configuration "
+        "needs that: do not run it."
+    )
 
 
 def _line_of(error: Exception) -> str:

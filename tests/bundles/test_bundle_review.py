@@ -27,7 +27,9 @@ from medseg3d.bundles.logging_conf import check_logging_conf
 from medseg3d.bundles.names import judge_import, judge_name
 from medseg3d.bundles.opcodes import names_in
 from medseg3d.bundles.pickles import check_weights_file
+from medseg3d.bundles.reading import load_file
 from medseg3d.bundles.review import review_bundle, review_configs
+from medseg3d.errors import ConfigError
 
 CONF = "[loggers]\nkeys=root\n[handlers]\nkeys=a\n[formatters]\nkeys=\n[logger_root]\nhandlers=a\n[handler_a]\n"
 SYSTEM = b"cos\nsystem\n(S'exit 1'\ntR."  # a pickle of protocol 0
@@ -430,9 +432,29 @@ def test_pickles_that_torch_finds_under_another_name(tmp_path: Path) -> None:
 def test_configurations_wherever_an_archive_has_them(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "model.ts", "w") as archive:
         archive.writestr(f"model/{name}", '{"device": "$exec(1)"}')
-        archive.writestr("model/extra/deep.json", "[" * 100_000)
     [problem] = review_bundle(tmp_path)
     assert problem.severity == "error" and problem.where == f"model.ts, {name}: device"
+
+
+@pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, "a: &a\n  b: *a\n", '{"a":' * 200 + "1" + "}" * 200])
+def test_configurations_that_are_nested_without_end(text: str, tmp_path: Path) -> None:
+    """They are refused, not passed unread."""
+    for folder in ("beside", "inside"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "beside" / "a.yaml").write_text(text)
+    with zipfile.ZipFile(tmp_path / "inside" / "model.ts", "w") as archive:
+        archive.writestr("model/extra/a.yaml", text)
+    for folder, name in (("beside", "a.yaml"), ("inside", "model.ts, extra/a.yaml")):
+        with pytest.raises(ConfigError, match=rf"{name} is nested more than 100 levels deep, or in itself"):
+            review_bundle(tmp_path / folder)
+
+
+def test_many_aliases_of_one_mapping(tmp_path: Path) -> None:
+    """What would be 10**8 values written out lies in eight levels."""
+    text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    path = tmp_path / "a.yaml"
+    path.write_text(text + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 8)))
+    assert list(load_file(path, [])) == [f"a{n}" for n in range(8)]
 
 
 def test_weights_in_a_tar_are_not_passed_unread(tmp_path: Path) -> None:
