@@ -433,6 +433,20 @@ def test_fault_in_the_metadata(bundle, edit, message):
     assert message in found
 
 
+def test_channels_of_the_metadata_are_in_the_order_of_their_numbers(bundle):
+    """Which are text in JSON, where 10 comes before 2."""
+    names = [f"echo {number}" for number in range(12)]
+    described = {"num_channels": 12, "channel_def": {str(number): name for number, name in enumerate(names)}}
+    edit = plant("network_data_format", "inputs", "image", value=described)
+    write_bundle(
+        bundle,
+        train=changed(TRAIN, plant("channels", value=names)),
+        inference=changed(INFERENCE, plant("channels", value=names)),
+    )
+    (bundle / "configs/metadata.json").write_text(json.dumps(changed(METADATA, edit)))
+    assert check_train(bundle) == ""
+
+
 def test_metadata_is_not_compared_with_overridden_labels(bundle):
     assert check_train(bundle, labels={"lesion": 1}) == ""
 

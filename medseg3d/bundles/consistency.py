@@ -183,7 +183,7 @@ def _check_channel_names(merged: Merged, data_format: Mapping[str, Any], values:
     stated = lookup(data_format, id_)
     regions = values.get("regions")
     if isinstance(regions, Mapping) and isinstance(stated, Mapping):
-        described_regions = [str(stated[key]) for key in sorted(stated, key=str)]
+        described_regions = _in_order(stated)
         if described_regions != [str(name) for name in regions]:
             problems.append(_disagreement(merged, id_, described_regions, "regions", list(regions)))
     elif isinstance(labels, Mapping) and isinstance(stated, Mapping):
@@ -194,10 +194,15 @@ def _check_channel_names(merged: Merged, data_format: Mapping[str, Any], values:
     id_ = SEPARATOR.join(("inputs", "image", "channel_def"))
     stated = lookup(data_format, id_)
     if isinstance(channels, list) and isinstance(stated, Mapping):
-        described_channels = [str(stated[key]) for key in sorted(stated, key=str)]
+        described_channels = _in_order(stated)
         if described_channels != channels:
             problems.append(_disagreement(merged, id_, described_channels, "channels", channels))
     return problems
+
+
+def _in_order(names: Mapping[Any, Any]) -> list[str]:
+    """The names of channels by their numbers, which are text in JSON: channel 10 comes after channel 9."""
+    return [str(names[key]) for key in sorted(names, key=lambda key: (len(str(key)), str(key)))]
 
 
 def _disagreement(merged: Merged, meta_id: str, stated: Any, id_: str, actual: Any) -> Problem:
