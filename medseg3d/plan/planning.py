@@ -193,7 +193,9 @@ class _Planner:
             by = "data list" if fingerprint.regions else "bundle"
             values["regions"] = Value(self.regions, f"A sigmoid each, as the {by} names them.")
         if fingerprint.ignore_label is not None:
-            values["ignore_label"] = Value(fingerprint.ignore_label, "The data list calls this id ignore.")
+            values["ignore_label"] = Value(
+                fingerprint.ignore_label, "The data list's id of voxels whose truth is not known."
+            )
         for id_ in ("iterations_per_epoch", "max_epochs"):
             if id_ in self.template.config:
                 values[id_] = Value(
