@@ -56,11 +56,13 @@ RUNS_CODE = frozenset(
 # Inside the libraries: what unpickles, downloads, or writes where it is told to.
 READS_OR_WRITES = frozenset(
     {"json.dump", "logging.FileHandler", "logging.handlers", "medseg3d.dicom", "medseg3d.files", "medseg3d.plan",
-     "monai.apps.mmars", "monai.apps.utils", "monai.bundle", "numpy.lib.format", "numpy.load", "numpy.memmap",
-     "numpy.save", "numpy.savetxt", "numpy.savez", "numpy.savez_compressed", "torch.distributed.checkpoint",
-     "torch.distributed.flight_recorder", "torch.from_file", "torch.jit", "torch.load", "torch.multiprocessing",
-     "torch.onnx", "torch.save", "torch.serialization", "torch.testing", "torch.utils.data.datapipes.utils.decoder",
-     "torch.utils.model_dump", "torch.utils.model_zoo", "torch.utils.show_pickle", "torchvision.datasets.utils"}
+     "monai.apps.mmars", "monai.apps.utils", "monai.bundle", "numpy.lib.format", "numpy.lib.npyio", "numpy.load",
+     "numpy.memmap", "numpy.save", "numpy.savetxt", "numpy.savez", "numpy.savez_compressed",
+     "torch.compiler.load_cache_artifacts", "torch.distributed.checkpoint", "torch.distributed.flight_recorder",
+     "torch.export.load", "torch.export.pt2_archive", "torch.from_file", "torch.jit", "torch.load",
+     "torch.multiprocessing", "torch.onnx", "torch.save", "torch.serialization", "torch.testing",
+     "torch.utils.data.datapipes.utils.decoder", "torch.utils.model_dump", "torch.utils.model_zoo",
+     "torch.utils.show_pickle", "torchvision.datasets.utils"}
 )  # fmt: skip
 ALLOWED_AGAIN = frozenset({"medseg3d.bundles.check_run"})
 # Whatever is reached in these can do anything.

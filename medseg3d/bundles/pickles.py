@@ -146,9 +146,15 @@ def _check_archive(path: Path, where: str) -> Iterator[Problem]:
         for info in archive.infolist():
             name = info.filename.lower()  # torch finds data.PKL where it looks for data.pkl
             with archive.open(info) as file:
-                if file.read(len(NPY)) == NPY:  # NumPy too goes by this, not by the name
+                start = file.read(len(NPY))
+                if start == NPY:  # NumPy too goes by this, not by the name
                     file.seek(0)
                     yield from _check_array(file, f"{where}, {info.filename}")
+                elif start.startswith(ZIP):
+                    what = f"{info.filename} is an archive in the archive, and was not looked at."
+                    yield Problem(
+                        where, what, "Unpack it and check it, or ask for a state dict alone.", severity="review"
+                    )
             if not name.endswith((".pkl", ".py")) and not CONFIG.search(name):
                 continue
             if info.file_size > MAX_BYTES:

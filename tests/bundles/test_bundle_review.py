@@ -66,6 +66,9 @@ class Command:
         ("torch.hub.load", "error"),
         ("torch.utils.cpp_extension.load_inline", "error"),
         ("torch.load", "review"),
+        ("torch.export.load", "review"),
+        ("torch.export.export", None),
+        ("numpy.lib.npyio.NpzFile", "review"),
         ("numpy.load", "review"),
         ("monai.apps.download_and_extract", "review"),
         # others
@@ -455,6 +458,16 @@ def test_many_aliases_of_one_mapping(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 8)))
     assert list(load_file(path, [])) == [f"a{n}" for n in range(8)]
+
+
+def test_an_archive_in_an_archive_is_not_passed_unread(tmp_path: Path) -> None:
+    """As torch.export.load reads them: it unpickles each."""
+    inner = io.BytesIO()
+    torch.save({"a": Command()}, inner)
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as archive:
+        archive.writestr("model/data/weights/weight_0", inner.getvalue())
+    [problem] = review_bundle(tmp_path)
+    assert problem.severity == "review" and "weight_0 is an archive in the archive, and was not" in problem.what
 
 
 def test_weights_in_a_tar_are_not_passed_unread(tmp_path: Path) -> None:
