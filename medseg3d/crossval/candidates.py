@@ -190,9 +190,15 @@ def read_record(folder: Path, case: str, *, made_by: str, candidates: Sequence[C
 
 
 def fingerprint(predictors: Mapping[str, Predictor], configs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Hash over what a record depends on: weights and configurations of every plan."""
-    parts = [[name, predictors[name].sha256, configs[name]] for name in predictors]
+    """Hash over what a record depends on: weights and configurations of every plan, not where the study lies."""
+    parts = [[name, predictors[name].sha256, _without_place(configs[name])] for name in predictors]
     return hashlib.sha256(json.dumps([SCHEMA, parts], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _without_place(config: Mapping[str, Any]) -> dict[str, Any]:
+    # The folder of a first stage's masks is called by its weights.
+    masks = config.get("previous_dir")
+    return {**config, "previous_dir": Path(masks).name} if masks else dict(config)
 
 
 def network_ids(stored: NDArray[Any], labels: Mapping[str, int], file_labels: Mapping[str, int]) -> NDArray[Any]:

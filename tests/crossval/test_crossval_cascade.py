@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from medseg3d.bundles import check_bundle
 from medseg3d.cli import app
 from medseg3d.crossval import Study, cross_validate, fold_state, read_study
-from medseg3d.crossval.candidates import Candidate
+from medseg3d.crossval.candidates import Candidate, fingerprint
 from medseg3d.crossval.cascade import in_order_of_training, previous_dir
 from medseg3d.crossval.prediction import Predictions
 from medseg3d.crossval.ship import ship
@@ -178,6 +179,16 @@ def test_an_ensemble_with_the_cascade_is_one_bundle(done, tmp_path, mri_datalist
     # The second stage is a partner here, and its first stage is the other plan without mirroring.
     assert len(origin["members_sha256"]) == 4
     assert origin["first_stage_sha256"] == origin["members_sha256"][:2]
+
+
+def test_what_was_predicted_is_recognised_once_the_study_lies_elsewhere():
+    predictors = {"cascade": SimpleNamespace(sha256="0" * 64)}
+
+    def made_by(masks: str) -> str:
+        return fingerprint(predictors, {"cascade": {"labels": LABELS, "previous_dir": masks}})
+
+    assert made_by("here/study/lowres/masks_12ab") == made_by("there/lowres/masks_12ab")
+    assert made_by("here/study/lowres/masks_12ab") != made_by("here/study/lowres/masks_34cd")
 
 
 def test_a_cascade_of_other_masks_is_refused(done, tmp_path, mri_datalist):
