@@ -212,6 +212,15 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_other_references_of_structures_under_a_microscope(tmp_path):
+    """A quarter of a micrometre a pixel: 300 pixels are 1.875e-8 ml."""
+    truths = {"A": [1.875e-8, 0.0], "B": [1.625e-8, 0.0]}
+    runs = [folder(tmp_path / name, {"cell": [0.5, 0.5]}, reference_ml=sizes) for name, sizes in truths.items()]
+    message = r"against other references: cell of c0 has 1.875e-08 and 1.625e-08 ml \(1 rows differ\)"
+    with pytest.raises(UsageError, match=message):
+        compare_runs(runs, output_dir=tmp_path / "out")
+
+
 def test_the_command_prints_the_table(two, tmp_path):
     result = CliRunner().invoke(app, ["compare", *map(str, two), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0

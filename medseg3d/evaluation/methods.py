@@ -160,7 +160,8 @@ def _require_same_references(parts: Mapping[str, pd.DataFrame], summary: Mapping
     """Volumes of the references tell whether they are the same; and so do the patients."""
     (first, mine), *others = parts.items()
     for name, theirs in others:
-        differ = ~np.isclose(mine["reference_ml"], theirs["reference_ml"], rtol=SAME_VOLUME)
+        # Relative alone: under a microscope whole structures are smaller than NumPy's own absolute tolerance.
+        differ = ~np.isclose(mine["reference_ml"], theirs["reference_ml"], rtol=SAME_VOLUME, atol=0.0)
         if differ.any():
             case, label = mine.index[differ][0]
             sizes = " and ".join(_sizes([part["reference_ml"][differ].iloc[0] for part in (mine, theirs)], summary))
@@ -181,5 +182,8 @@ def _sizes(volumes_ml: Sequence[float], summary: Mapping[str, Any]) -> list[str]
 
     units = units_of(summary)
     digits = 1 if units.planar else 3
-    *others, last = (f"{volume * units.per_ml:.{digits}f}" for volume in volumes_ml)
-    return [*others, f"{last} {units.size}"]
+    sizes = [volume * units.per_ml for volume in volumes_ml]
+    texts = [f"{size:.{digits}f}" for size in sizes]
+    if len(set(texts)) == 1:
+        texts = [f"{size:.7g}" for size in sizes]
+    return [*texts[:-1], f"{texts[-1]} {units.size}"]
