@@ -14,6 +14,7 @@ import torch
 from torch import distributed
 
 from medseg3d.engines.training import BEST, LAST
+from medseg3d.errors import OutputError
 from medseg3d.files import whole_or_not_at_all
 from medseg3d.options import flag
 from medseg3d.processes import process_count, process_rank
@@ -29,9 +30,17 @@ def set_aside(output_dir: str | Path, *, resume: bool | str = False) -> None:
     """Rename a run that lies at ``output_dir`` to the first of ``<output_dir>_1``, ``_2``, … that is free.
 
     Nothing is done where there is none, or where it is to be resumed. Of several processes the first one renames.
+
+    Raises:
+        OutputError: the run lies in the current folder, or around it.
     """
     folder = Path(output_dir)
     if process_rank() == 0 and (folder / LAST).exists() and not flag(resume, "resume"):
+        if Path.cwd().is_relative_to(folder.resolve()):
+            raise OutputError(
+                f"{folder.resolve()} holds a run and is where this program runs, so that it cannot be set aside: name "
+                "another --output_dir, or continue the run with --resume true."
+            )
         names = (folder.with_name(f"{folder.name}_{number}") for number in count(1))
         target = next(path for path in names if not path.exists())
         folder.rename(target)

@@ -26,7 +26,8 @@ from medseg3d.bundles import check_bundle, copy_bundle, find_bundle, pack_bundle
 from medseg3d.bundles.applications import with_handlers, with_one_count_of_epochs, without_spacingd
 from medseg3d.bundles.flatten import flatten
 from medseg3d.bundles.weights import build_network
-from medseg3d.errors import CaseError
+from medseg3d.engines import set_aside
+from medseg3d.errors import CaseError, OutputError
 from medseg3d.transforms import LoadStudyd
 
 pytestmark = [
@@ -240,6 +241,18 @@ def test_label_trains_again_and_again(packed: Path, cases: list[dict[str, str]],
     with pytest.raises(RuntimeError) as refused:
         run_monai(**arguments | {"run_id": "training"})
     assert "already holds a run" in str(refused.value.__cause__)
+
+
+def test_a_run_where_the_program_runs_is_not_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    (run / "inside").mkdir(parents=True)
+    (run / "last.pt").touch()
+    for folder, name in ((run, "."), (run / "inside", run)):
+        monkeypatch.chdir(folder)
+        set_aside(name, resume=True)  # nothing is to be done
+        with pytest.raises(OutputError, match=r"run holds a run and is where this program runs.*--resume true"):
+            set_aside(name)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_training_without_label_is_as_it_was(packed: Path) -> None:
